@@ -138,8 +138,22 @@ func TestReadRefuses(t *testing.T) {
 		})},
 		{"unknown tensor type", "unknown type 5", with(func(b *builder) { b.head(3, 1, 0); b.text("t"); b.u32(1); b.u64(32); b.u32(5) })},
 		{"half a block", "not a multiple of 32", with(func(b *builder) { b.head(3, 1, 0); b.text("t"); b.u32(1); b.u64(33); b.u32(2) })},
-		{"data beyond the end", "truncated or damaged", with(func(b *builder) { b.head(3, 1, 0); b.text("t"); b.u32(1); b.u64(1 << 20); b.u32(0); b.u64(0) })},
-		{"unaligned data", "not aligned", with(func(b *builder) { b.head(3, 1, 0); b.text("t"); b.u32(1); b.u64(1); b.u32(0); b.u64(1) })},
+		{"data beyond the end", "truncated or damaged", with(func(b *builder) {
+			b.head(3, 1, 0)
+			b.text("t")
+			b.u32(1)
+			b.u64(1 << 20)
+			b.u32(0)
+			b.u64(0)
+		})},
+		{"unaligned data", "not aligned", with(func(b *builder) {
+			b.head(3, 1, 0)
+			b.text("t")
+			b.u32(1)
+			b.u64(1)
+			b.u32(0)
+			b.u64(1)
+		})},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
