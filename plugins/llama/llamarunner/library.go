@@ -48,6 +48,9 @@ func openLibrary(dir string) (*library, error) {
 	if err != nil {
 		return nil, fmt.Errorf("llama: library folder: %w", err)
 	}
+	if real, err := filepath.EvalSymlinks(dir); err == nil {
+		dir = real
+	}
 	process.Lock()
 	defer process.Unlock()
 	if l := process.lib; l != nil {

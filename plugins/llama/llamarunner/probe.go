@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"os/exec"
 	"strings"
 	"sync"
@@ -48,7 +49,8 @@ func (p *probes) check(ctx context.Context, libDir string, f *facts) error {
 	args := append(append([]string{}, p.command[1:]...), libDir, f.paths[0])
 	cmd := exec.CommandContext(bounded, p.command[0], args...)
 	cmd.WaitDelay = time.Second
-	var out tail
+	cmd.Env = append(os.Environ(), "GOTRACEBACK=none")
+	var out head
 	cmd.Stderr = &out
 	err := cmd.Run()
 	if err == nil {
@@ -62,7 +64,7 @@ func (p *probes) check(ctx context.Context, libDir string, f *facts) error {
 	if !errors.As(err, &exit) && bounded.Err() == nil {
 		return fmt.Errorf("llama: %w: the probe of %s can't start: %w", transport.ErrModelLoadFailed, f.paths[0], err)
 	}
-	return fmt.Errorf("llama: %w: llama.cpp refuses %s (%v): %s", transport.ErrModelLoadFailed, f.paths[0], err, out.lastLines())
+	return fmt.Errorf("llama: %w: llama.cpp refuses %s (%v): %s", transport.ErrModelLoadFailed, f.paths[0], err, out.cause())
 }
 
 func (p *probes) known(stamp string) bool {
@@ -112,33 +114,28 @@ func ProbeMain(args []string, stderr io.Writer) int {
 	return 0
 }
 
-// tail keeps the end of what is written to it.
-type tail struct{ buf bytes.Buffer }
+// head keeps the start of what is written to it: a crash says its cause first.
+type head struct{ buf bytes.Buffer }
 
-const tailBytes = 8 << 10
+const headBytes = 64 << 10
 
-func (t *tail) Write(b []byte) (int, error) {
-	n := len(b)
-	if n > tailBytes {
-		b = b[n-tailBytes:]
-	}
-	if over := t.buf.Len() + len(b) - tailBytes; over > 0 {
-		t.buf.Next(over)
-	}
-	t.buf.Write(b)
-	return n, nil
+func (h *head) Write(b []byte) (int, error) {
+	h.buf.Write(b[:min(len(b), headBytes-h.buf.Len())])
+	return len(b), nil
 }
 
-// lastLines returns the last line that a probe wrote about itself, or the last
-// few of a crash.
-func (t *tail) lastLines() string {
-	lines := strings.Split(strings.TrimSpace(t.buf.String()), "\n")
+// cause returns what a probe wrote about itself, or the line of a crash that
+// says most.
+func (h *head) cause() string {
+	lines := strings.Split(strings.TrimSpace(h.buf.String()), "\n")
 	for _, line := range lines {
 		if why, ok := strings.CutPrefix(line, "probe: "); ok {
 			return why
 		}
-		if strings.Contains(line, "GGML_ASSERT") || strings.HasPrefix(line, "terminate called") || strings.Contains(line, "what():") {
-			return strings.TrimSpace(line)
+		for _, mark := range []string{"GGML_ASSERT", "GGML_ABORT", "what():", "SIGSEGV", "SIGFPE", "fatal error"} {
+			if strings.Contains(line, mark) {
+				return strings.TrimSpace(line)
+			}
 		}
 	}
 	return lines[len(lines)-1]
