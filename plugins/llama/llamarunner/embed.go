@@ -123,12 +123,16 @@ func (r *Runner) embedContext(n int) error {
 	p.cells, p.seqs, p.batch, p.split = roundUp(size, cellMultiple), 1, size, false
 	cp := contextParams(p, transport.Config{})
 	cp.Embeddings = 1
-	if cp.PoolingType = llama.PoolingType(r.facts.pooling); r.facts.pooling <= int(llama.PoolingTypeNone) {
+	// The default is the model's own pooling.
+	if r.facts.pooling <= int(llama.PoolingTypeNone) {
 		cp.PoolingType = llama.PoolingTypeMean
 	}
 	lctx, err := llama.InitFromModel(r.model, cp)
 	if err != nil {
 		return fmt.Errorf("llama: %w: a context for embeddings of %d tokens: %s", transport.ErrInsufficientMemory, size, r.lib.log.takeErrors())
+	}
+	if r.pool != 0 {
+		llama.AttachThreadpool(lctx, uintptr(r.pool), uintptr(r.pool))
 	}
 	r.embed = embedder{ctx: lctx, size: size, batch: newBatch(size)}
 	return nil
