@@ -19,7 +19,8 @@ readonly lock_wait=1800                         # seconds to wait for another cl
 # One part a line: set, name, version, platform, ecosystem, package, SHA-256 of
 # the archive, then options for the registry's client. The function layout_SET
 # ARCHIVE DIR fills its folder; it is called where set -e is off, so it chains
-# its commands with &&.
+# its commands with &&. A function runtime_SET, where there is one, checks what
+# the set needs of the system at run time.
 table() {
 	cat <<-'PARTS'
 		llama llama-linux-x64   3.22.1 linux-x64   npm @node-llama-cpp/linux-x64   0d953e1503d5ab4608d8ed5b739132308c81ac05ffeb760d2a7f30e08a9f90e0
@@ -70,6 +71,16 @@ check_tools() { # check_tools ECOSYSTEM
 		need unzip unzip
 		;;
 	esac
+}
+
+# runtime_llama: what the Go binding opens when modeld-llama starts.
+runtime_llama() {
+	local dir
+	for dir in /lib /usr/lib /lib64 /usr/lib64 /usr/local/lib /lib/*-linux-gnu /usr/lib/*-linux-gnu; do
+		[ -e "$dir/libffi.so.8" ] && return
+	done
+	PATH="$PATH:/sbin:/usr/sbin" ldconfig -p 2>/dev/null | grep -q 'libffi\.so\.8' ||
+		die 3 "libffi.so.8 is needed by modeld-llama and not installed; on Debian or Ubuntu: apt-get install libffi8"
 }
 
 platform() {
@@ -169,6 +180,7 @@ main() {
 	[ ${#sets[@]} -gt 0 ] || mapfile -t sets < <(table | awk '!seen[$1]++ {print $1}')
 	for set in "${sets[@]}"; do
 		[ -n "$(parts_of "$set")" ] || die 2 "no set named '$set' for $here; there are: $(table | awk '!seen[$1]++ {printf "%s ", $1}')"
+		if ((!print)) && declare -F "runtime_$set" >/dev/null; then "runtime_$set"; fi
 		while read -r -a line <&3; do
 			if ((print)); then
 				echo "$parts/${line[1]}-${line[2]}"
