@@ -1,0 +1,4 @@
+package engine
+
+// chatTemplate renders chat messages.
+type chatTemplate struct{}
