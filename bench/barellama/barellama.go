@@ -4,6 +4,7 @@
 package barellama
 
 import (
+	"errors"
 	"fmt"
 	"runtime"
 	"time"
@@ -134,7 +135,7 @@ func (m *Model) Generate(prompt string, n int) (Result, error) {
 
 func (m *Model) prefill(tokens []llama.Token) (next llama.Token, err error) {
 	if len(tokens) == 0 {
-		return 0, fmt.Errorf("the prompt has no tokens")
+		return 0, errors.New("the prompt has no tokens")
 	}
 	for pos := 0; pos < len(tokens); pos += m.size {
 		end := min(pos+m.size, len(tokens))

@@ -14,7 +14,7 @@ import (
 func Dir(tb testing.TB, set string) string {
 	tb.Helper()
 	script := filepath.Join(Root(tb), "scripts", "deps.sh")
-	out, err := exec.Command(script, "--print-dir", set).Output()
+	out, err := exec.CommandContext(tb.Context(), script, "--print-dir", set).Output()
 	if err != nil {
 		tb.Fatalf("%s --print-dir %s: %v", script, set, err)
 	}

@@ -155,7 +155,7 @@ func load(ctx context.Context, lib *library, f *facts, p plan, spec engine.Model
 		}
 		return fmt.Errorf("llama: %w: %s of %s: %s", transport.ErrModelLoadFailed, what, spec.Path, why)
 	}
-	params, keep, err := modelParams(lib, spec.Config)
+	params, keep, err := modelParams(spec.Config)
 	if err != nil {
 		return nil, err
 	}
@@ -178,7 +178,7 @@ func load(ctx context.Context, lib *library, f *facts, p plan, spec engine.Model
 }
 
 // modelParams returns the parameters and what must live until the load ends.
-func modelParams(lib *library, c transport.Config) (llama.ModelParams, any, error) {
+func modelParams(c transport.Config) (llama.ModelParams, any, error) {
 	params := llama.ModelDefaultParams()
 	if c.NumGpuLayers > 0 {
 		params.NGpuLayers = int32(min(c.NumGpuLayers, 1<<30))

@@ -6,11 +6,11 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"unsafe"
 
 	"github.com/ebitengine/purego"
 	"github.com/hybridgroup/yzma/pkg/llama"
 	"golang.org/x/sys/unix"
-	"unsafe"
 )
 
 // nativeLog takes llama.cpp's log lines to slog and remembers the last errors,

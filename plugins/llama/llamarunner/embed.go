@@ -2,6 +2,7 @@ package llamarunner
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math"
 	"slices"
@@ -74,7 +75,7 @@ func (r *Runner) complete(in []engine.Token) []engine.Token {
 
 func (r *Runner) embedOne(ctx context.Context, in []engine.Token) ([]float32, error) {
 	if len(in) == 0 {
-		return nil, fmt.Errorf("llama: an empty text has no embedding")
+		return nil, errors.New("llama: an empty text has no embedding")
 	}
 	if len(in) > r.info.NumCtx {
 		return nil, fmt.Errorf("llama: embedding: %w", transport.NewContextOverflowError("prefix", 0, len(in), r.info.NumCtx))

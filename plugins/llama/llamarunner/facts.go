@@ -57,7 +57,7 @@ func readFacts(ctx context.Context, path string) (*facts, error) {
 			return nil, fmt.Errorf("llama: %w: %w", transport.ErrModelLoadFailed, err)
 		}
 		if i == 0 {
-			if err := f.read(file, part); err != nil {
+			if err := f.read(file); err != nil {
 				return nil, fmt.Errorf("llama: %w: %s: %w", transport.ErrModelLoadFailed, part, err)
 			}
 		}
@@ -99,7 +99,7 @@ func modelParts(path string) ([]string, error) {
 	return parts, nil
 }
 
-func (f *facts) read(file *gguf.File, path string) error {
+func (f *facts) read(file *gguf.File) error {
 	if f.arch = file.Text("general.architecture"); f.arch == "" {
 		return errors.New("general.architecture is missing")
 	}

@@ -64,7 +64,7 @@ func (p *probes) check(ctx context.Context, libDir string, f *facts) error {
 	if !errors.As(err, &exit) && bounded.Err() == nil {
 		return fmt.Errorf("llama: %w: the probe of %s can't start: %w", transport.ErrModelLoadFailed, f.paths[0], err)
 	}
-	return fmt.Errorf("llama: %w: llama.cpp refuses %s (%v): %s", transport.ErrModelLoadFailed, f.paths[0], err, out.cause())
+	return fmt.Errorf("llama: %w: llama.cpp refuses %s (%w): %s", transport.ErrModelLoadFailed, f.paths[0], err, out.cause())
 }
 
 func (p *probes) known(stamp string) bool {
