@@ -1,0 +1,151 @@
+package grpc
+
+import "modeld/core/transport"
+
+// The bodies of requests and replies. Replies that are not here are the structs
+// of core/transport themselves.
+
+type empty struct{}
+
+type ownerBody struct {
+	OwnerInstanceID string `json:"owner_instance_id"`
+}
+
+// modelBody is the request of OpenSession and Describe.
+type modelBody struct {
+	OwnerInstanceID  string                  `json:"owner_instance_id"`
+	ModelName        string                  `json:"model_name"`
+	Type             string                  `json:"type"`
+	Digest           string                  `json:"digest"`
+	Path             string                  `json:"path"`
+	Config           transport.Config        `json:"config"`
+	Adapters         []transport.AdapterSpec `json:"adapters,omitempty"`
+	ReclaimableBytes int64                   `json:"reclaimable_bytes,omitempty"`
+}
+
+func (b *modelBody) request() transport.OpenSessionRequest {
+	return transport.OpenSessionRequest{
+		Fence:     transport.Fence{OwnerInstanceID: b.OwnerInstanceID},
+		ModelName: b.ModelName, Type: b.Type, Digest: b.Digest, Path: b.Path,
+		Config: b.Config, Adapters: b.Adapters, ReclaimableBytes: b.ReclaimableBytes,
+	}
+}
+
+func newModelBody(owner string, r transport.OpenSessionRequest) *modelBody {
+	return &modelBody{
+		OwnerInstanceID: owner,
+		ModelName:       r.ModelName, Type: r.Type, Digest: r.Digest, Path: r.Path,
+		Config: r.Config, Adapters: r.Adapters, ReclaimableBytes: r.ReclaimableBytes,
+	}
+}
+
+type loadBody struct {
+	OwnerInstanceID    string                  `json:"owner_instance_id"`
+	ModelName          string                  `json:"model_name"`
+	Type               string                  `json:"type"`
+	Digest             string                  `json:"digest"`
+	Path               string                  `json:"path"`
+	Config             transport.Config        `json:"config"`
+	Adapters           []transport.AdapterSpec `json:"adapters,omitempty"`
+	ExpectedGeneration uint64                  `json:"expected_generation"`
+}
+
+type unloadBody struct {
+	OwnerInstanceID    string `json:"owner_instance_id"`
+	ExpectedGeneration uint64 `json:"expected_generation"`
+}
+
+type embedBody struct {
+	OwnerInstanceID string           `json:"owner_instance_id"`
+	ModelName       string           `json:"model_name"`
+	Type            string           `json:"type"`
+	Digest          string           `json:"digest"`
+	Path            string           `json:"path"`
+	Config          transport.Config `json:"config"`
+	Text            string           `json:"text"`
+}
+
+type handleBody struct {
+	Handle string `json:"handle"`
+}
+
+type prefixBody struct {
+	Handle string                `json:"handle"`
+	Prefix transport.PrefixInput `json:"prefix"`
+}
+
+type suffixBody struct {
+	Handle string                `json:"handle"`
+	Suffix transport.SuffixInput `json:"suffix"`
+}
+
+type decodeBody struct {
+	Handle string                 `json:"handle"`
+	Config transport.DecodeConfig `json:"config"`
+}
+
+type restoreBody struct {
+	Handle   string                    `json:"handle"`
+	Snapshot transport.SessionSnapshot `json:"snapshot"`
+}
+
+type modelsBody struct {
+	Models []transport.NodeModel `json:"models"`
+}
+
+type removeBody struct {
+	OwnerInstanceID string `json:"owner_instance_id"`
+	Name            string `json:"name"`
+}
+
+// pushBody is a frame of PushModel: the first has the manifest, any has data.
+type pushBody struct {
+	OwnerInstanceID string                  `json:"owner_instance_id,omitempty"`
+	Manifest        *transport.PushManifest `json:"manifest,omitempty"`
+	Data            []byte                  `json:"data,omitempty"`
+}
+
+type pushReply struct {
+	AlreadyPresent bool  `json:"already_present"`
+	BytesWritten   int64 `json:"bytes_written"`
+}
+
+type healthBody struct {
+	InstanceID string `json:"instance_id"`
+	Ready      bool   `json:"ready"`
+	Backend    string `json:"backend"`
+}
+
+// chunkBody is a message of Decode's stream. One with an error is the last.
+type chunkBody struct {
+	Text         string                           `json:"text,omitempty"`
+	Thinking     string                           `json:"thinking,omitempty"`
+	ToolCalls    []transport.ToolCall             `json:"tool_calls,omitempty"`
+	Error        string                           `json:"error,omitempty"`
+	ErrorToken   string                           `json:"error_token,omitempty"`
+	ErrorDetail  *transport.ContextOverflowDetail `json:"error_detail,omitempty"`
+	Tokens       int                              `json:"tokens,omitempty"`
+	FinishReason string                           `json:"finish_reason,omitempty"`
+}
+
+func (b *chunkBody) set(c *transport.StreamChunk) {
+	*b = chunkBody{
+		Text: c.Text, Thinking: c.Thinking, ToolCalls: c.ToolCalls, Tokens: c.Tokens, FinishReason: c.FinishReason,
+	}
+	if c.Error != nil {
+		b.Error, b.ErrorToken = c.Error.Error(), rowOf(c.Error).token
+		if d, ok := transport.ContextOverflowDetailFromError(c.Error); ok {
+			b.ErrorDetail = &d
+		}
+	}
+}
+
+func (b *chunkBody) chunk() transport.StreamChunk {
+	c := transport.StreamChunk{
+		Text: b.Text, Thinking: b.Thinking, ToolCalls: b.ToolCalls, Tokens: b.Tokens, FinishReason: b.FinishReason,
+	}
+	if b.Error != "" || b.ErrorToken != "" {
+		c.Error = rebuild(b.ErrorToken, b.Error, b.ErrorDetail)
+	}
+	return c
+}
