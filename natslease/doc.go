@@ -37,8 +37,10 @@
 // count through suspend run at rates within a third of each other and the
 // server does not forget acknowledged writes. A lost lease never becomes
 // valid again: the next acquisition has a new instance and a higher epoch.
-// Operators may purge the record, delete the bucket or restore an older copy;
-// the owner then stops, and the rest wait for Wait before anyone takes over.
+// Operators may purge the record or delete the bucket: the owner then stops,
+// and the rest wait for Wait before anyone takes over. An older copy of the
+// store that is put back is treated the same way where it is noticed; a
+// standby that never saw the newer state cannot notice.
 //
 // Connect with [ConnectOptions]: with the client's defaults a lease is just
 // as safe, but it notices dead servers late.
