@@ -11,13 +11,19 @@ import (
 	"modeld/plugins/llama/llamarunner"
 )
 
+// settings are the configuration's `llama:` section, and the engine's limits.
+type settings struct {
+	llamarunner.Settings
+	Engine engine.Settings `json:"engine"`
+}
+
 func main() {
 	if len(os.Args) > 1 && os.Args[1] == llamarunner.ProbeArg {
 		os.Exit(llamarunner.ProbeMain(os.Args[2:], os.Stderr))
 	}
 	log := plugin.Logger()
 	slog.SetDefault(log) // llama.cpp's own lines go there
-	var s llamarunner.Settings
+	var s settings
 	if err := plugin.Settings(&s); err != nil {
 		plugin.Fail(err)
 	}
@@ -27,5 +33,7 @@ func main() {
 	if exe, err := os.Executable(); err == nil {
 		s.ProbeCommand = []string{exe, llamarunner.ProbeArg}
 	}
-	plugin.Serve(engine.New(llamarunner.New(s), engine.Options{Logger: log}), plugin.WithBackend("llama"))
+	opts := s.Engine.Options()
+	opts.Logger = log
+	plugin.Serve(engine.New(llamarunner.New(s.Settings), opts), plugin.WithBackend("llama"))
 }

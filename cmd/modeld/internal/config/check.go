@@ -21,7 +21,7 @@ func (c *Config) finish() error {
 	}
 	for _, check := range []func() error{c.checkNames, c.checkNumbers, c.checkNATS, c.checkListen, c.checkModels} {
 		if err := check(); err != nil {
-			return fmt.Errorf("configuration: %w", err)
+			return fmt.Errorf("%w: %w", ErrInvalid, err)
 		}
 	}
 	return nil
@@ -146,7 +146,7 @@ func (c *Config) checkModelKeys() error {
 	for i, item := range list {
 		m, ok := item.(map[string]any)
 		if !ok {
-			return fmt.Errorf("configuration: %w", c.bad("models", "models[%d] must have keys such as name and path", i))
+			return fmt.Errorf("%w: %w", ErrInvalid, c.bad("models", "models[%d] must have keys such as name and path", i))
 		}
 		if err := c.checkFields("models", fmt.Sprintf("models[%d].", i), m, reflect.TypeFor[Model]()); err != nil {
 			return err
@@ -173,7 +173,7 @@ func (c *Config) checkFields(origin, prefix string, m map[string]any, t reflect.
 	for key, value := range m {
 		field, ok := fields[key]
 		if !ok {
-			return fmt.Errorf("configuration: %w", c.bad(origin, "unknown key %q; the nearest known one is %q",
+			return fmt.Errorf("%w: %w", ErrInvalid, c.bad(origin, "unknown key %q; the nearest known one is %q",
 				prefix+key, prefix+nearest.Of(key, known)))
 		}
 		if sub, ok := value.(map[string]any); ok && field.Kind() == reflect.Struct {
@@ -191,14 +191,14 @@ func (c *Config) resolvePaths() error {
 	if c.StateDir == "" {
 		dir, err := stateHome()
 		if err != nil {
-			return fmt.Errorf("configuration: %w", c.bad("state_dir", "%v; set it", err))
+			return fmt.Errorf("%w: %w", ErrInvalid, c.bad("state_dir", "%v; set it", err))
 		}
 		c.StateDir = filepath.Join(dir, "modeld")
 	}
 	if c.Plugins.Dir == "" {
 		exe, err := os.Executable()
 		if err != nil {
-			return fmt.Errorf("configuration: %w", c.bad("plugins.dir", "%v; set it", err))
+			return fmt.Errorf("%w: %w", ErrInvalid, c.bad("plugins.dir", "%v; set it", err))
 		}
 		if target, err := filepath.EvalSymlinks(exe); err == nil {
 			exe = target
@@ -216,7 +216,7 @@ func (c *Config) resolvePaths() error {
 	}
 	for _, p := range paths {
 		if err := absolute(p); err != nil {
-			return fmt.Errorf("configuration: %w", err)
+			return fmt.Errorf("%w: %w", ErrInvalid, err)
 		}
 	}
 	return nil
@@ -274,7 +274,7 @@ func (c *Config) DefaultModel() (models []Model, name string, err error) {
 		if len(names) > 0 {
 			what = fmt.Sprintf("(%s) and there is no such file", strings.Join(names, ", "))
 		}
-		return nil, "", fmt.Errorf("configuration: %w", c.bad("model", "%q is none of the models %s: %v", c.Model, what, err))
+		return nil, "", fmt.Errorf("%w: %w", ErrInvalid, c.bad("model", "%q is none of the models %s: %v", c.Model, what, err))
 	}
 	name = strings.TrimSuffix(filepath.Base(path), ".gguf")
 	return append(c.Models, Model{Name: name, Path: path, Config: c.ModelConfig}), name, nil

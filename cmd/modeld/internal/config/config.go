@@ -5,6 +5,7 @@ package config
 
 import (
 	_ "embed"
+	"errors"
 	"log/slog"
 	"time"
 
@@ -125,6 +126,9 @@ type Log struct {
 	Level  slog.Level `koanf:"level"`
 	Format string     `koanf:"format"`
 }
+
+// ErrInvalid is every error of Load: somebody has to change the configuration.
+var ErrInvalid = errors.New("configuration")
 
 // Size is a number of bytes, written as 1048576, 1MiB or 1MB.
 type Size int64

@@ -75,7 +75,7 @@ func Load(src Sources) (*Config, error) {
 			}
 		}
 		if err := k.Merge(l.values); err != nil {
-			return nil, fmt.Errorf("configuration: %s: %w", l.name, err)
+			return nil, fmt.Errorf("%w: %s: %w", ErrInvalid, l.name, err)
 		}
 		for key := range l.values.All() {
 			c.origins[key] = l.origin(key)
@@ -111,10 +111,10 @@ func readLayers(src Sources) ([]layer, error) {
 	if src.File != "" {
 		data, err := os.ReadFile(src.File)
 		if errors.Is(err, fs.ErrNotExist) {
-			return nil, fmt.Errorf("configuration: there is no file %s", src.File)
+			return nil, fmt.Errorf("%w: there is no file %s", ErrInvalid, src.File)
 		}
 		if err != nil {
-			return nil, fmt.Errorf("configuration: %w", err)
+			return nil, fmt.Errorf("%w: %w", ErrInvalid, err)
 		}
 		file, err := parse(data, "file "+src.File)
 		if err != nil {
@@ -125,7 +125,7 @@ func readLayers(src Sources) ([]layer, error) {
 	layers = append(layers, environment(src.Environ))
 	flags := koanf.New(delim)
 	if err := flags.Load(confmap.Provider(src.Flags, delim), nil); err != nil {
-		return nil, fmt.Errorf("configuration: flags: %w", err)
+		return nil, fmt.Errorf("%w: flags: %w", ErrInvalid, err)
 	}
 	return append(layers, layer{name: "flags", values: flags, origin: func(key string) string {
 		return "flag --" + flagName(key)
@@ -146,7 +146,7 @@ func parse(data []byte, name string) (layer, error) {
 		return l, nil
 	}
 	if err := l.values.Load(rawBytes(data), yaml.Parser()); err != nil {
-		return l, fmt.Errorf("configuration: %s: %w", name, err)
+		return l, fmt.Errorf("%w: %s: %w", ErrInvalid, name, err)
 	}
 	return l, nil
 }
@@ -196,9 +196,9 @@ func checkKeys(l layer, defaults *koanf.Koanf) error {
 			continue
 		}
 		if section := key + delim; slices.ContainsFunc(known, func(k string) bool { return strings.HasPrefix(k, section) }) {
-			return fmt.Errorf("configuration: %s: %s is a section and takes keys, not a value", l.origin(key), key)
+			return fmt.Errorf("%w: %s: %s is a section and takes keys, not a value", ErrInvalid, l.origin(key), key)
 		}
-		return fmt.Errorf("configuration: %s: unknown key %q; the nearest known one is %q", l.origin(key), key, nearest.Of(key, known))
+		return fmt.Errorf("%w: %s: unknown key %q; the nearest known one is %q", ErrInvalid, l.origin(key), key, nearest.Of(key, known))
 	}
 	return nil
 }
@@ -234,9 +234,9 @@ func (c *Config) decode(k *koanf.Koanf) error {
 	slices.Sort(places)
 	text := strings.TrimSpace(strings.ReplaceAll(err.Error(), "\n", " "))
 	if len(places) > 0 {
-		return fmt.Errorf("configuration: %s: %s", strings.Join(places, ", "), text)
+		return fmt.Errorf("%w: %s: %s", ErrInvalid, strings.Join(places, ", "), text)
 	}
-	return fmt.Errorf("configuration: %s", text)
+	return fmt.Errorf("%w: %s", ErrInvalid, text)
 }
 
 // sizeHook reads a Size.

@@ -1,0 +1,14 @@
+package engine
+
+// Settings are the Options that a user may set: a plugin has them as the key
+// "engine" of its own settings. Zero fields take Options' defaults.
+type Settings struct {
+	MaxSessions  int `json:"max_sessions"`
+	QueueLimit   int `json:"queue_limit"`
+	PrefillChunk int `json:"prefill_chunk"`
+}
+
+// Options returns them as Options.
+func (s Settings) Options() Options {
+	return Options{MaxSessions: s.MaxSessions, QueueLimit: s.QueueLimit, PrefillChunk: s.PrefillChunk}
+}
