@@ -85,9 +85,11 @@ func TestHandOffByRelease(t *testing.T) {
 		t.Fatal(err)
 	}
 	lb := <-next
-	if took := time.Since(start); lb == nil || took > a.o.Wait {
+	took := time.Since(start)
+	if lb == nil || took > a.o.Wait {
 		t.Fatalf("hand-off took %s: the standby waited for silence", took)
 	}
+	t.Logf("hand-off took %s", took)
 	if lb.Epoch() != la.Epoch()+1 {
 		t.Fatalf("epoch %d after %d", lb.Epoch(), la.Epoch())
 	}
@@ -335,5 +337,22 @@ func must(t *testing.T, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)
+	}
+}
+
+func BenchmarkValid(b *testing.B) {
+	o, err := Options{Slot: "s", Host: "h"}.withDefaults()
+	if err != nil {
+		b.Fatal(err)
+	}
+	m, err := newManager(&fakeStore{b: newFakeBucket(1), try: o.Try, length: o.Deadline}, o)
+	if err != nil {
+		b.Fatal(err)
+	}
+	l := newLease(m, testRecord("h", "n"), term{deadline: BootTime() + time.Hour}, time.Time{})
+	for b.Loop() {
+		if err := l.Valid(); err != nil {
+			b.Fatal(err)
+		}
 	}
 }
