@@ -1,7 +1,6 @@
 package engine
 
 import (
-	"errors"
 	"fmt"
 	"unicode/utf8"
 
@@ -16,10 +15,20 @@ type prompt struct {
 
 	text     string // the prefix as it came
 	tools    string
-	messages []message // its chat messages, where it is a chat
-	chat     bool
-	rendered string  // what was tokenized
-	tokens   []Token // into this
+	chat     *chatState // its chat messages, where it is a chat
+	rendered string     // what was tokenized
+	memo     memo
+}
+
+// memo is a tokenized prefix and what its tokens depend on.
+type memo struct {
+	key    memoKey
+	tokens []Token
+}
+
+type memoKey struct {
+	text                 string
+	raw, addBOS, noClaim bool
 }
 
 // prefix returns the prompt and tokens of a new prefix.
@@ -27,29 +36,39 @@ func (p prompt) prefix(in transport.PrefixInput) (prompt, []Token, error) {
 	if err := checkInput("prefix", in.Text, in.Images); err != nil {
 		return p, nil, err
 	}
-	next := prompt{model: p.model, disableBOS: p.disableBOS, text: in.Text, tools: in.Tools}
-	rendered := in.Text
+	next := prompt{model: p.model, disableBOS: p.disableBOS, text: in.Text, tools: in.Tools, rendered: in.Text}
 	segments := stableSegments(in.Manifest.Segments)
-	if hasRoles(segments) {
-		var err error
-		next.chat = true
-		next.messages, next.rendered, err = p.renderPrefix(in, segments)
+	raw := !isChat(segments)
+	if !raw {
+		t, err := p.model.template()
 		if err != nil {
 			return p, nil, err
 		}
-		rendered = next.rendered
+		if next.chat, err = newChat(in, segments); err != nil {
+			return p, nil, err
+		}
+		if next.rendered, err = next.chat.renderPrefix(t); err != nil {
+			return p, nil, err
+		}
+	} else if in.Tools != "" {
+		// For the suffix's messages: tools reach a model by its template alone.
+		var err error
+		if next.chat, err = newChat(in, nil); err != nil {
+			return p, nil, err
+		}
 	}
-	next.rendered = rendered
-	if rendered == p.rendered && next.chat == p.chat && p.tokens != nil {
-		next.tokens = p.tokens // an unchanged prefix is not tokenized again
-		return next, clone(p.tokens), nil
+	var err error
+	key := memoKey{next.rendered, raw, in.Manifest.AddBOS, in.Manifest.IsZero()}
+	if p.memo.tokens != nil && p.memo.key == key {
+		next.memo = p.memo // an unchanged prefix is not tokenized again
+		return next, clone(p.memo.tokens), nil
 	}
-	tokens, err := p.tokenize("prefix", rendered, !next.chat, true, in.Manifest)
+	next.memo.key = key
+	next.memo.tokens, err = p.tokenize("prefix", next.rendered, raw, true, in.Manifest)
 	if err != nil {
 		return p, nil, err
 	}
-	next.tokens = tokens
-	return next, clone(tokens), nil
+	return next, clone(next.memo.tokens), nil
 }
 
 // suffix returns the tokens of a suffix, or of the whole context where that is
@@ -59,11 +78,24 @@ func (p prompt) suffix(in transport.SuffixInput, first bool) (tokens []Token, wh
 	if err := checkInput("suffix", in.Text, in.Images); err != nil {
 		return nil, false, err
 	}
-	if !hasRoles(in.Manifest.Segments) {
+	if !isChat(in.Manifest.Segments) {
 		tokens, err = p.tokenize("suffix", in.Text, true, first, in.Manifest)
 		return tokens, false, err
 	}
-	rendered, whole, err := p.renderSuffix(in)
+	t, err := p.model.template()
+	if err != nil {
+		return nil, false, err
+	}
+	chat := p.chat
+	if chat == nil {
+		if chat, err = newChat(transport.PrefixInput{}, nil); err != nil {
+			return nil, false, err
+		}
+	}
+	if chat.messages == nil && p.rendered != "" {
+		return nil, false, fmt.Errorf("%w: suffix: its segments are chat messages and the prefix is raw text; give the prefix segments too", transport.ErrManifestMismatch)
+	}
+	rendered, whole, err := chat.renderSuffix(t, p.rendered, in)
 	if err != nil {
 		return nil, false, err
 	}
@@ -123,33 +155,3 @@ func invalidUTF8(text string) int {
 func clone(tokens []Token) []Token { return append(make([]Token, 0, len(tokens)), tokens...) }
 
 var errNoTemplate = fmt.Errorf("%w: the model has no chat template; send raw text without role segments", transport.ErrUnsupportedFeature)
-
-// message is one chat message, in the shape that templates expect.
-type message = map[string]any
-
-func stableSegments(all []transport.ManifestSegment) []transport.ManifestSegment {
-	var stable []transport.ManifestSegment
-	for _, s := range all {
-		if s.Stable {
-			stable = append(stable, s)
-		}
-	}
-	return stable
-}
-
-func hasRoles(segments []transport.ManifestSegment) bool {
-	for _, s := range segments {
-		if s.IsRole() || s.Kind == transport.SegmentAssistantPrompt {
-			return true
-		}
-	}
-	return false
-}
-
-func (p prompt) renderPrefix(transport.PrefixInput, []transport.ManifestSegment) ([]message, string, error) {
-	return nil, "", errors.Join(errNoTemplate)
-}
-
-func (p prompt) renderSuffix(transport.SuffixInput) (string, bool, error) {
-	return "", false, errNoTemplate
-}

@@ -38,8 +38,8 @@ type model struct {
 	info   Info
 	sched  *scheduler
 	active transport.ActiveModel
-	chat   *chatTemplate
-	opts   *Options
+	// template is the model's chat template, parsed when it is first needed.
+	template func() (*chatTemplate, error)
 
 	uses int                   // open sessions and embeddings; guarded by Service.mu
 	open map[*session]struct{} // guarded by Service.mu
@@ -322,7 +322,7 @@ func (s *Service) loaded(ctx context.Context, want ModelSpec) (*model, error) {
 func (s *Service) newModel(want ModelSpec, runner Runner) *model {
 	info := runner.Info()
 	m := &model{
-		spec: want, runner: runner, info: info, opts: &s.opts,
+		spec: want, runner: runner, info: info,
 		sched: newScheduler(runner, s.opts, &s.stats),
 		open:  make(map[*session]struct{}),
 		active: transport.ActiveModel{
@@ -330,6 +330,16 @@ func (s *Service) newModel(want ModelSpec, runner Runner) *model {
 			Config: want.Config, Adapters: want.Adapters, Generation: s.generation,
 		},
 	}
+	m.template = sync.OnceValues(func() (*chatTemplate, error) {
+		if info.ChatTemplate == "" {
+			return nil, errNoTemplate
+		}
+		t, err := parseChatTemplate(info.ChatTemplate, info.BOSText, info.EOSText, s.opts.Now)
+		if err != nil {
+			return nil, fmt.Errorf("%w: %w", transport.ErrUnsupportedFeature, err)
+		}
+		return t, nil
+	})
 	if m.active.Digest == "" {
 		m.active.Digest = info.Digest
 	}
