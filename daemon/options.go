@@ -35,9 +35,11 @@ type Options struct {
 	Plugin host.Options
 
 	// Models are the node's models, Default the name of the one to load.
+	// Modelless is for a backend that has none; see slot.Options.
 	Models     []slot.Model
 	Default    string
 	AllowPaths bool
+	Modelless  bool
 
 	NATS  NATS
 	Lease Lease

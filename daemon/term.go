@@ -70,6 +70,7 @@ func (t *term) start(ctx context.Context) error {
 		Models:     t.d.opts.Models,
 		Default:    t.d.opts.Default,
 		AllowPaths: t.d.opts.AllowPaths,
+		Modelless:  t.d.opts.Modelless,
 		Logger:     t.log,
 	})
 	if err != nil {

@@ -87,6 +87,10 @@ func daemonOptions(c *config.Config) (daemon.Options, error) {
 	if err != nil {
 		return daemon.Options{}, err
 	}
+	modelless := c.Backend == "none"
+	if len(models) == 0 && !modelless && !c.AllowPaths {
+		return daemon.Options{}, usageError{errors.New("there is no model to serve: pass --model PATH, or list one under models in the configuration")}
+	}
 	opts := daemon.Options{
 		Slot:     c.Slot,
 		StateDir: c.StateDir,
@@ -102,6 +106,7 @@ func daemonOptions(c *config.Config) (daemon.Options, error) {
 		},
 		Default:    standard,
 		AllowPaths: c.AllowPaths,
+		Modelless:  modelless,
 		NATS: daemon.NATS{
 			URL: c.NATS.URL, Options: natsOptions(c), ConnectTimeout: c.NATS.ConnectTimeout,
 			Port: c.NATS.Embedded.Port, MaxStore: int64(c.NATS.Embedded.MaxStore),

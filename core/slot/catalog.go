@@ -50,6 +50,9 @@ func newCatalog(opts Options) (catalog, error) {
 			Config: m.Config, Adapters: m.Adapters,
 		}
 	}
+	if opts.Modelless {
+		c.standard = transport.ActiveModel{ModelName: opts.Backend, Type: opts.Backend}
+	}
 	if opts.Default != "" {
 		standard, ok := c.byName[opts.Default]
 		if !ok {
@@ -107,7 +110,7 @@ func (c catalog) lookup(req Model) (found transport.ActiveModel, own transport.C
 func (c catalog) find(req Model) (transport.ActiveModel, error) {
 	switch {
 	case req.Name == "" && req.Path == "":
-		if c.standard.Path == "" {
+		if c.standard.ModelName == "" {
 			return transport.ActiveModel{}, fmt.Errorf("%w: the request names no model and none is configured; configured: %s",
 				transport.ErrModelNotFound, c.names())
 		}

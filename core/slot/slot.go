@@ -31,6 +31,9 @@ type Options struct {
 	// name none. Empty: such requests get ErrModelNotFound.
 	Models  []Model
 	Default string
+	// Modelless is for a backend that computes nothing: a request that names
+	// no model gets a nameless one where there is no default.
+	Modelless bool
 	// AllowPaths lets clients name any path of the machine.
 	AllowPaths bool
 	// Logger defaults to discarding.
@@ -251,7 +254,7 @@ func (s *Slot) Reload(ctx context.Context) error {
 			}
 			continue
 		}
-		want, ok := s.models.standard, s.models.standard.Path != ""
+		want, ok := s.models.standard, s.models.standard.ModelName != ""
 		if s.active != nil {
 			want, ok = *s.active, true
 			s.active = nil

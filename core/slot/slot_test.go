@@ -146,6 +146,19 @@ func TestPathsWhereTheyAreAllowed(t *testing.T) {
 	}
 }
 
+func TestABackendWithoutModels(t *testing.T) {
+	s, err := slot.New(&backend{}, slot.Options{Backend: "none", InstanceID: "host-1-abc", Modelless: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.OpenSession(t.Context(), transport.OpenSessionRequest{}); err != nil {
+		t.Errorf("an unnamed model: %v", err)
+	}
+	if _, err := s.OpenSession(t.Context(), transport.OpenSessionRequest{ModelName: "large"}); !errors.Is(err, transport.ErrModelNotFound) {
+		t.Errorf("a named one: %v, want ErrModelNotFound", err)
+	}
+}
+
 func TestOptionsThatMakeNoSense(t *testing.T) {
 	for name, opts := range map[string]slot.Options{
 		"two models of one name": {Models: []slot.Model{{Name: "a", Path: "/a"}, {Name: "a", Path: "/b"}}},

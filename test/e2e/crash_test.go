@@ -146,7 +146,7 @@ func TestSIGTERM(t *testing.T) {
 
 // A decode that runs when SIGTERM comes may finish.
 func TestSIGTERMLetsWorkFinish(t *testing.T) {
-	d := serveEcho(t, "tokens_per_second: 100")
+	d := serveEcho(t, "loop: true", "tokens_per_second: 100")
 	sess := open(t, dial(t, d))
 	ctx := within(t, time.Minute)
 	if _, err := sess.EnsurePrefix(ctx, transport.PrefixInput{Text: "a b c"}); err != nil {

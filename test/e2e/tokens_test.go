@@ -56,12 +56,16 @@ func TestGreedyTextEqualsTheBareLoops(t *testing.T) {
 				t.Fatal(err)
 			}
 			got, tokens := generate(t, sess, prompt, 48)
-			if got != want.Text || tokens != len(want.Tokens) {
+			if got != wholeUTF8(want.Text) || tokens != len(want.Tokens) {
 				t.Errorf("modeld: %d tokens %q\nbare:   %d tokens %q", tokens, got, len(want.Tokens), want.Text)
 			}
 		})
 	}
 }
+
+// wholeUTF8 is a text as it is streamed: a character that the last token leaves
+// incomplete is replaced.
+func wholeUTF8(text string) string { return strings.ToValidUTF8(text, "\uFFFD") }
 
 // A conversation's second turn reuses what the first one computed.
 func TestAConversationStaysWarm(t *testing.T) {
