@@ -21,6 +21,9 @@ type modelBody struct {
 	Config           transport.Config        `json:"config"`
 	Adapters         []transport.AdapterSpec `json:"adapters,omitempty"`
 	ReclaimableBytes int64                   `json:"reclaimable_bytes,omitempty"`
+	// OpenID names the session in a CloseSession by a client that gave up
+	// before it got the handle.
+	OpenID string `json:"open_id,omitempty"`
 }
 
 func (b *modelBody) request() transport.OpenSessionRequest {
@@ -69,6 +72,12 @@ type handleBody struct {
 	Handle string `json:"handle"`
 }
 
+// closeBody has an OpenID where the client does not know the handle.
+type closeBody struct {
+	Handle string `json:"handle"`
+	OpenID string `json:"open_id,omitempty"`
+}
+
 type prefixBody struct {
 	Handle string                `json:"handle"`
 	Prefix transport.PrefixInput `json:"prefix"`
@@ -114,38 +123,4 @@ type healthBody struct {
 	InstanceID string `json:"instance_id"`
 	Ready      bool   `json:"ready"`
 	Backend    string `json:"backend"`
-}
-
-// chunkBody is a message of Decode's stream. One with an error is the last.
-type chunkBody struct {
-	Text         string                           `json:"text,omitempty"`
-	Thinking     string                           `json:"thinking,omitempty"`
-	ToolCalls    []transport.ToolCall             `json:"tool_calls,omitempty"`
-	Error        string                           `json:"error,omitempty"`
-	ErrorToken   string                           `json:"error_token,omitempty"`
-	ErrorDetail  *transport.ContextOverflowDetail `json:"error_detail,omitempty"`
-	Tokens       int                              `json:"tokens,omitempty"`
-	FinishReason string                           `json:"finish_reason,omitempty"`
-}
-
-func (b *chunkBody) set(c *transport.StreamChunk) {
-	*b = chunkBody{
-		Text: c.Text, Thinking: c.Thinking, ToolCalls: c.ToolCalls, Tokens: c.Tokens, FinishReason: c.FinishReason,
-	}
-	if c.Error != nil {
-		b.Error, b.ErrorToken = c.Error.Error(), rowOf(c.Error).token
-		if d, ok := transport.ContextOverflowDetailFromError(c.Error); ok {
-			b.ErrorDetail = &d
-		}
-	}
-}
-
-func (b *chunkBody) chunk() transport.StreamChunk {
-	c := transport.StreamChunk{
-		Text: b.Text, Thinking: b.Thinking, ToolCalls: b.ToolCalls, Tokens: b.Tokens, FinishReason: b.FinishReason,
-	}
-	if b.Error != "" || b.ErrorToken != "" {
-		c.Error = rebuild(b.ErrorToken, b.Error, b.ErrorDetail)
-	}
-	return c
 }

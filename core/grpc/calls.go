@@ -13,7 +13,7 @@ func (s *Server) health(ctx context.Context, _ *empty) (*healthBody, error) {
 }
 
 func (s *Server) openSession(ctx context.Context, b *modelBody) (*handleBody, error) {
-	sess, err := s.open(ctx, b.request())
+	sess, err := s.open(ctx, b.request(), b.OpenID)
 	if err != nil {
 		return nil, err
 	}
@@ -90,8 +90,11 @@ func (s *Server) restore(ctx context.Context, b *restoreBody) (*empty, error) {
 }
 
 // closeSessionCall is idempotent: a session of ours that is gone is closed.
-func (s *Server) closeSessionCall(ctx context.Context, b *handleBody) (*empty, error) {
+func (s *Server) closeSessionCall(ctx context.Context, b *closeBody) (*empty, error) {
 	sess, err := s.find(ctx, b.Handle)
+	if b.OpenID != "" {
+		sess, err = s.findOpened(ctx, b.OpenID)
+	}
 	switch {
 	case err == nil:
 		err = s.closeSession(sess)

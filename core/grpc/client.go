@@ -2,6 +2,7 @@ package grpc
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"strings"
@@ -181,11 +182,27 @@ func (c *Client) Health(ctx context.Context) (HealthStatus, error) {
 
 // OpenSession opens a session. It is lost when the connection is.
 func (c *Client) OpenSession(ctx context.Context, req transport.OpenSessionRequest) (transport.Session, error) {
+	body := newModelBody(c.ownerOf(req.Fence), req)
+	body.OpenID = rand.Text()
 	var b handleBody
-	if err := c.call(ctx, "OpenSession", newModelBody(c.ownerOf(req.Fence), req), &b); err != nil {
+	if err := c.call(ctx, "OpenSession", body, &b); err != nil {
+		if ctx.Err() != nil {
+			c.closeUnseen(body.OpenID)
+		}
 		return nil, err
 	}
 	return c.newSession(b.Handle), nil
+}
+
+// closeUnseen closes a session that may have been opened just when its caller
+// gave up: its handle is lost. It comes after the cancellation on the same
+// connection, so that either the server has a session to close or never will.
+func (c *Client) closeUnseen(openID string) {
+	_ = c.start(func() { // a client that is closed has closed its sessions
+		ctx, cancel := context.WithTimeout(c.life, c.opts.CloseTimeout)
+		defer cancel()
+		_ = c.call(ctx, "CloseSession", &closeBody{OpenID: openID}, &empty{})
+	})
 }
 
 // Describe returns facts about a model.

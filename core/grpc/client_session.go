@@ -131,7 +131,7 @@ func (s *remoteSession) closeOnce() error {
 	s.end()
 	ctx, cancel := context.WithTimeout(context.Background(), s.c.opts.CloseTimeout)
 	defer cancel()
-	err := s.c.call(ctx, "CloseSession", &handleBody{s.handle}, &empty{})
+	err := s.c.call(ctx, "CloseSession", &closeBody{Handle: s.handle}, &empty{})
 	if unavailable(err) || s.c.life.Err() != nil || errors.Is(err, transport.ErrStaleFence) ||
 		errors.Is(err, transport.ErrSessionClosed) || errors.Is(err, transport.ErrNotOwner) {
 		return nil
@@ -200,8 +200,9 @@ func (s *remoteSession) startDecode(ctx context.Context, cfg transport.DecodeCon
 func receive(ctx context.Context, stream grpc.ClientStream, out chan<- transport.StreamChunk) error {
 	var failed error
 	ended := false // the last chunk has come, and only the end follows
+	var b chunkBody
 	for {
-		var b chunkBody
+		b = chunkBody{}
 		err := stream.RecvMsg(&b)
 		switch {
 		case ended || errors.Is(err, io.EOF):

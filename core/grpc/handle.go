@@ -29,22 +29,22 @@ func unknownHandle(instanceID, handle string) error {
 // handleGeneration returns the generation in a handle, if it has one. The
 // instance id may be unknown ("").
 func handleGeneration(instanceID, handle string) (uint64, bool) {
-	rest := handle
 	if instanceID != "" {
-		var ours bool
-		if rest, ours = strings.CutPrefix(handle, instanceID); !ours {
+		rest, ours := strings.CutPrefix(handle, instanceID+"/")
+		if !ours || strings.Count(rest, "/") != 1 {
 			return 0, false
 		}
 	}
-	parts := strings.Split(rest, "/")
+	parts := strings.Split(handle, "/")
 	if len(parts) < 3 {
 		return 0, false
 	}
-	generation, err := strconv.ParseUint(parts[len(parts)-2], 10, 64)
-	if err != nil {
+	numbers := parts[len(parts)-2:]
+	if _, err := strconv.ParseUint(numbers[1], 10, 64); err != nil {
 		return 0, false
 	}
-	if _, err := strconv.ParseUint(parts[len(parts)-1], 10, 64); err != nil {
+	generation, err := strconv.ParseUint(numbers[0], 10, 64)
+	if err != nil {
 		return 0, false
 	}
 	return generation, true

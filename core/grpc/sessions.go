@@ -59,6 +59,7 @@ func (s *Server) HandleRPC(context.Context, stats.RPCStats) {}
 type session struct {
 	transport.Session
 	handle string
+	openID string // "" where the client gave none
 	conn   *conn
 	life   context.Context
 	end    context.CancelCauseFunc
@@ -116,7 +117,7 @@ func (op *operation) end() {
 }
 
 // open opens a session for a call, within the limits.
-func (s *Server) open(ctx context.Context, req transport.OpenSessionRequest) (*session, error) {
+func (s *Server) open(ctx context.Context, req transport.OpenSessionRequest, openID string) (*session, error) {
 	c := connOf(ctx)
 	if err := s.reserve(c); err != nil {
 		return nil, err
@@ -131,7 +132,7 @@ func (s *Server) open(ctx context.Context, req transport.OpenSessionRequest) (*s
 	if err != nil {
 		return nil, err
 	}
-	if added, err = s.add(ctx, c, sess); err != nil {
+	if added, err = s.add(ctx, c, sess, openID); err != nil {
 		_ = sess.Close() // nobody has learnt of it
 		return nil, err
 	}
@@ -168,7 +169,7 @@ func (s *Server) unreserveLocked(c *conn) {
 }
 
 // add makes a session known, unless the call that opened it is over.
-func (s *Server) add(ctx context.Context, c *conn, opened transport.Session) (*session, error) {
+func (s *Server) add(ctx context.Context, c *conn, opened transport.Session, openID string) (*session, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {
@@ -180,7 +181,7 @@ func (s *Server) add(ctx context.Context, c *conn, opened transport.Session) (*s
 		return nil, context.Canceled
 	}
 	s.seq++
-	sess := &session{Session: opened, handle: makeHandle(s.instanceID, opened, s.seq), conn: c}
+	sess := &session{Session: opened, handle: makeHandle(s.instanceID, opened, s.seq), openID: openID, conn: c}
 	sess.life, sess.end = context.WithCancelCause(context.Background())
 	s.sessions[sess.handle] = sess
 	if c != nil {
@@ -199,6 +200,21 @@ func (s *Server) find(ctx context.Context, handle string) (*session, error) {
 		return nil, unknownHandle(s.instanceID, handle)
 	}
 	return sess, nil
+}
+
+// findOpened returns the session that was opened with openID.
+func (s *Server) findOpened(ctx context.Context, openID string) (*session, error) {
+	c := connOf(ctx)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if c != nil {
+		for sess := range c.sessions {
+			if sess.openID == openID {
+				return sess, nil
+			}
+		}
+	}
+	return nil, fmt.Errorf("%w: no session was opened as %q", transport.ErrSessionClosed, clip(openID))
 }
 
 // takeLocked removes sessions, which only the caller has from then on.
