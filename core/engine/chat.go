@@ -2,6 +2,7 @@ package engine
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"strings"
 
@@ -91,7 +92,7 @@ func (o keyOrder) toolCalls(text string) ([]any, error) {
 	}
 	calls, ok := v.([]any)
 	if !ok {
-		return nil, fmt.Errorf("it is no JSON array")
+		return nil, errors.New("it is no JSON array")
 	}
 	for i, c := range calls {
 		call, ok := c.(message)
@@ -120,13 +121,13 @@ func newChat(in transport.PrefixInput, segments []transport.ManifestSegment) (*c
 	}
 	if in.Tools != "" {
 		if !json.Valid([]byte(in.Tools)) {
-			return nil, fmt.Errorf("prefix: Tools is no JSON")
+			return nil, errors.New("prefix: Tools is no JSON")
 		}
 		if c.tools, err = c.order.decodeJSON(in.Tools); err != nil {
 			return nil, fmt.Errorf("prefix: Tools: %w", err)
 		}
 		if list, ok := c.tools.([]any); !ok {
-			return nil, fmt.Errorf("prefix: Tools is no JSON array")
+			return nil, errors.New("prefix: Tools is no JSON array")
 		} else if len(list) == 0 {
 			c.tools = nil
 		}

@@ -25,14 +25,15 @@ func template(t *testing.T, name string) string {
 // messages are the prefix.
 func turn(stable int, parts ...string) (transport.PrefixInput, transport.SuffixInput) {
 	m := chat(parts...)
-	text := ""
+	var b strings.Builder
 	for i := range m.Segments {
 		m.Segments[i].Stable = i < stable
 		if i < stable {
 			m.StableBytes = m.Segments[i].ByteEnd
 		}
-		text += parts[2*i+1]
+		b.WriteString(parts[2*i+1])
 	}
+	text := b.String()
 	if stable == 0 {
 		m.StableBytes = 0
 	}
@@ -46,10 +47,9 @@ func TestChat(t *testing.T) {
 	conversation := []string{"system", "Be brief.", "user", "Hi é", "assistant", "Yes?", "user", "More"}
 	for _, c := range []struct {
 		template, want string
-		reused         int // of the prefix and suffix that came before, at least
 	}{
-		{"chatml.jinja", "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHi é<|im_end|>\n<|im_start|>assistant\nYes?<|im_end|>\n<|im_start|>user\nMore<|im_end|>\n<|im_start|>assistant\n", 0},
-		{"strict.jinja", "<s><turn>user\nBe brief.\n\nHi é</turn>\n<turn>model\nYes?</turn>\n<turn>user\nMore</turn>\n<turn>model\n", 0},
+		{"chatml.jinja", "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHi é<|im_end|>\n<|im_start|>assistant\nYes?<|im_end|>\n<|im_start|>user\nMore<|im_end|>\n<|im_start|>assistant\n"},
+		{"strict.jinja", "<s><turn>user\nBe brief.\n\nHi é</turn>\n<turn>model\nYes?</turn>\n<turn>user\nMore</turn>\n<turn>model\n"},
 	} {
 		for stable := range 4 {
 			svc, _ := newService(t, enginetest.Options{ChatTemplate: template(t, c.template), AddBOS: true}, engine.Options{})

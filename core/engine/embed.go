@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"modeld/core/transport"
@@ -50,7 +51,7 @@ func (s *Service) Embed(ctx context.Context, req transport.EmbedRequest) (transp
 	}
 	switch {
 	case len(tokens) == 0:
-		return transport.EmbedResult{}, fmt.Errorf("embed: the text is empty")
+		return transport.EmbedResult{}, errors.New("embed: the text is empty")
 	case len(tokens) > m.info.NumCtx:
 		return transport.EmbedResult{}, transport.NewContextOverflowError("embed", 0, len(tokens), m.info.NumCtx)
 	}

@@ -284,18 +284,25 @@ func (b *generationBlock) Execute(r *exec.Renderer, _ *nodes.ControlStructureBlo
 
 // boundedRange is range, as a list of bounded length.
 func boundedRange(_ *exec.Evaluator, args *exec.VarArgs) ([]int, error) {
-	bounds := []int{0, 0, 1}
-	for i, a := range args.Args {
-		if i >= 3 || !a.IsInteger() {
-			return nil, errors.New("range takes one to three integers")
+	var n []int
+	for _, a := range args.Args {
+		if a.IsInteger() {
+			n = append(n, a.Integer())
 		}
-		bounds[i] = a.Integer()
 	}
-	start, stop, step := bounds[0], bounds[1], bounds[2]
-	if len(args.Args) == 1 {
-		start, stop = 0, bounds[0]
+	if len(n) != len(args.Args) {
+		return nil, errors.New("range takes integers")
 	}
-	if len(args.Args) == 0 || step == 0 {
+	start, stop, step := 0, 0, 1
+	switch len(n) {
+	case 1:
+		stop = n[0]
+	case 2:
+		start, stop = n[0], n[1]
+	case 3:
+		start, stop, step = n[0], n[1], n[2]
+	}
+	if len(n) == 0 || len(n) > 3 || step == 0 {
 		return nil, errors.New("range takes [start,] stop [, step], and no step of 0")
 	}
 	list := []int{}

@@ -148,12 +148,12 @@ func (kv *kvCache) attach(sess *session, tokens []Token, m transport.ContextMani
 	case src != nil && src == sess.seq:
 		// its own serves best
 	case src != nil && n > 0 && kv.info.Caps.Share:
-		ok, err = kv.share(sess, src, n)
+		err = kv.share(sess, src, n)
 	case src != nil && n > 0:
 		kv.detach(sess)
 		src.owner, sess.seq = sess, src
 	case sess.seq == nil:
-		ok, err = kv.take(sess, nil)
+		err = kv.take(sess, nil)
 	}
 	if err != nil || sess.seq == nil {
 		return 0, false, err
@@ -169,23 +169,21 @@ func (kv *kvCache) attach(sess *session, tokens []Token, m transport.ContextMani
 
 // share gives sess a sequence with the first n positions of src. Where no other
 // sequence can be had it takes src itself, if that may be evicted.
-func (kv *kvCache) share(sess *session, src *sequence, n int) (bool, error) {
+func (kv *kvCache) share(sess *session, src *sequence, n int) error {
 	kv.detach(sess)
-	ok, err := kv.take(sess, src)
-	if err != nil {
-		return false, err
-	}
-	if !ok {
-		if src.evictRank() < 0 {
-			return false, nil
-		}
-		kv.release(src)
-		src.owner, sess.seq = sess, src
-		return true, nil
+	if err := kv.take(sess, src); err != nil {
+		return err
 	}
 	dst := sess.seq
+	if dst == nil {
+		if src.evictRank() >= 0 {
+			kv.release(src)
+			src.owner, sess.seq = sess, src
+		}
+		return nil
+	}
 	if err := kv.runner.Share(dst.id, src.id, n); err != nil {
-		return false, fmt.Errorf("engine: share %d tokens of sequence %d with %d: %w", n, src.id, dst.id, err)
+		return fmt.Errorf("engine: share %d tokens of sequence %d with %d: %w", n, src.id, dst.id, err)
 	}
 	dst.tokens = append(dst.tokens[:0], src.tokens[:n]...)
 	dst.cells = append(dst.cells[:0], src.cells[:n]...)
@@ -197,7 +195,7 @@ func (kv *kvCache) share(sess *session, src *sequence, n int) (bool, error) {
 		dst.keepRow(src.row)
 	}
 	kv.touch(src)
-	return true, nil
+	return nil
 }
 
 // detach lets sess's sequence go, if it has one.
@@ -208,8 +206,8 @@ func (kv *kvCache) detach(sess *session) {
 }
 
 // take gives sess an empty sequence: a free one, else the least recently used
-// evictable one other than keep.
-func (kv *kvCache) take(sess *session, keep *sequence) (bool, error) {
+// evictable one other than keep, else none.
+func (kv *kvCache) take(sess *session, keep *sequence) error {
 	q := kv.victim(func(q *sequence) bool { return q != keep })
 	for _, free := range kv.seqs {
 		if free.owner == nil && len(free.tokens) == 0 {
@@ -218,14 +216,14 @@ func (kv *kvCache) take(sess *session, keep *sequence) (bool, error) {
 		}
 	}
 	if q == nil {
-		return false, nil
+		return nil
 	}
 	if err := kv.clear(q); err != nil {
-		return false, err
+		return err
 	}
 	q.owner, sess.seq = sess, q
 	q.manifest = transport.ContextManifest{}
-	return true, nil
+	return nil
 }
 
 // victim is the sequence to evict next: cache first, then idle sessions', then

@@ -76,12 +76,14 @@ type sampler struct {
 }
 
 type candidate struct {
-	token Token
-	logit float32
+	token  Token
+	logit  float32
+	weight float32 // its chance, relative to the best one's
 }
 
 func newSampler(p sampling) *sampler {
-	return &sampler{sampling: p, rng: rand.New(rand.NewPCG(p.seed, 0x6d6f64656c64))}
+	// Repeatable, so no cryptographic randomness.
+	return &sampler{sampling: p, rng: rand.New(rand.NewPCG(p.seed, 0x6d6f64656c64))} //nolint:gosec // see above
 }
 
 // sample picks the token after context from its logits, which it leaves as
@@ -139,7 +141,7 @@ func (s *sampler) collect(row []float32, floor float32) {
 	if k <= 0 || k >= len(row) {
 		for t, l := range row {
 			if l >= floor {
-				s.heap = append(s.heap, candidate{Token(t), l})
+				s.heap = append(s.heap, candidate{token: Token(t), logit: l})
 			}
 		}
 		return
@@ -149,14 +151,14 @@ func (s *sampler) collect(row []float32, floor float32) {
 			continue
 		}
 		if len(s.heap) < k {
-			s.heap = append(s.heap, candidate{Token(t), l})
+			s.heap = append(s.heap, candidate{token: Token(t), logit: l})
 			if len(s.heap) == k {
 				heapify(s.heap, worse)
 				floor = max(floor, s.heap[0].logit)
 			}
 			continue
 		}
-		if c := (candidate{Token(t), l}); worse(s.heap[0], c) {
+		if c := (candidate{token: Token(t), logit: l}); worse(s.heap[0], c) {
 			s.heap[0] = c
 			siftDown(s.heap, 0, worse)
 			floor = s.heap[0].logit
@@ -166,41 +168,58 @@ func (s *sampler) collect(row []float32, floor float32) {
 
 // draw picks one of s.heap by its chance, after cutting it to topP.
 func (s *sampler) draw(best float32) Token {
-	inv := 1 / s.temperature
-	weight := func(c candidate) float64 { return math.Exp(float64(c.logit-best) * inv) }
-	total := 0.0
-	for _, c := range s.heap {
-		total += weight(c)
+	inv, total := float32(1/s.temperature), 0.0
+	for i := range s.heap {
+		c := &s.heap[i]
+		c.weight = exp32((c.logit - best) * inv)
+		total += float64(c.weight)
 	}
-	u := s.rng.Float64()
 	if s.topP >= 1 {
-		u *= total
-		for _, c := range s.heap {
-			if u -= weight(c); u < 0 {
-				return c.token
-			}
-		}
-		return s.heap[len(s.heap)-1].token
+		return pick(s.heap, s.rng.Float64()*total)
 	}
+	// All that weigh less than this weigh together less than what topP leaves
+	// out: the best ones that make up topP are among the others.
+	least := float32((1 - s.topP) * total / float64(len(s.heap)))
+	n := 0
+	for _, c := range s.heap {
+		if c.weight >= least {
+			s.heap[n] = c
+			n++
+		}
+	}
+	s.heap = s.heap[:n]
 	// Take the best ones until they hold topP of the whole; few do.
 	heapify(s.heap, better)
-	n, kept, limit := len(s.heap), 0.0, s.topP*total
+	kept := 0.0
 	for n > 0 {
 		n--
 		s.heap[0], s.heap[n] = s.heap[n], s.heap[0]
 		siftDown(s.heap[:n], 0, better)
-		if kept += weight(s.heap[n]); kept >= limit {
+		if kept += float64(s.heap[n].weight); kept >= s.topP*total {
 			break
 		}
 	}
-	nucleus := s.heap[n:]
-	u *= kept
-	for i := len(nucleus) - 1; i >= 0; i-- {
-		if u -= weight(nucleus[i]); u < 0 {
-			return nucleus[i].token
+	return pick(s.heap[n:], s.rng.Float64()*kept)
+}
+
+// pick returns the candidate at u of their summed weights.
+func pick(candidates []candidate, u float64) Token {
+	for _, c := range candidates {
+		if u -= float64(c.weight); u < 0 {
+			return c.token
 		}
 	}
-	return nucleus[0].token
+	return candidates[len(candidates)-1].token
+}
+
+// exp32 is e^x for x from -87 to 0, to seven digits: 2 to the whole and, by its
+// series, to the rest of x/ln 2.
+func exp32(x float32) float32 {
+	y := max(x*math.Log2E, -126)
+	whole := int32(y - 0.5) // y is not positive: the nearest integer
+	f := (y - float32(whole)) * math.Ln2
+	p := 1 + f*(1+f*(1.0/2+f*(1.0/6+f*(1.0/24+f*(1.0/120+f*(1.0/720))))))
+	return p * math.Float32frombits(uint32(whole+127)<<23)
 }
 
 // better and worse order candidates; among equals the lower token is better.

@@ -102,6 +102,17 @@ func TestSamplerChances(t *testing.T) {
 	}
 }
 
+func TestExp32(t *testing.T) {
+	for x := float32(0); x > -86; x -= 0.0137 {
+		if got, want := float64(exp32(x)), math.Exp(float64(x)); math.Abs(got-want) > 1e-5*want {
+			t.Fatalf("exp(%g) is %g, want %g", x, got, want)
+		}
+	}
+	if exp32(0) != 1 || exp32(-1e9) > 1e-37 {
+		t.Errorf("exp(0) is %g, exp(-1e9) %g", exp32(0), exp32(-1e9))
+	}
+}
+
 func TestPenalties(t *testing.T) {
 	row := []float32{4, 3, -1, 2}
 	for _, c := range []struct {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -167,10 +168,10 @@ func (c *session) PrefillSuffix(ctx context.Context, in transport.SuffixInput) (
 	}
 	old, oldForwarded, oldPrefix := c.tokens, c.forwarded, c.prefixN
 	kept := len(old)
-	target := append(old[:kept:kept], suffix...)
+	target := slices.Concat(old, suffix)
 	if whole {
 		// The template renders the prefix's messages otherwise now.
-		target = suffix
+		target = clone(suffix)
 		kept = commonPrefix(old, target)
 	}
 	if len(target) > c.numCtx {
