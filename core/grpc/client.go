@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -76,7 +77,7 @@ func DialWithOptions(endpoint, expectedOwner string, o ClientOptions, opts ...gr
 	if !strings.HasPrefix(endpoint, "unix:") && !strings.Contains(endpoint, "://") {
 		target = "passthrough:///" + endpoint
 	}
-	cc, err := grpc.NewClient(target, append([]grpc.DialOption{
+	cc, err := grpc.NewClient(target, slices.Concat(DialOptions(), []grpc.DialOption{
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithNoProxy(),
 		// Sessions die with their connection, so an idle one must stay.
@@ -85,7 +86,7 @@ func DialWithOptions(endpoint, expectedOwner string, o ClientOptions, opts ...gr
 			Backoff:           backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: 3 * time.Second},
 			MinConnectTimeout: 5 * time.Second,
 		}),
-	}, opts...)...)
+	}, opts)...)
 	if err != nil {
 		return nil, fmt.Errorf("dial %s: %w", endpoint, err)
 	}

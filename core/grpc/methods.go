@@ -6,7 +6,6 @@ import (
 	"runtime/debug"
 
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/status"
 )
 
 // serviceDesc is the method table.
@@ -71,7 +70,7 @@ func describe[Req, Reply any](name string, accept func(*Server, context.Context)
 		}
 		req := new(Req)
 		if err := decode(req); err != nil {
-			return nil, toStatus(fmt.Errorf("the request of %s: %s", name, status.Convert(err).Message()))
+			return nil, err // gRPC has told the client already
 		}
 		call := func(ctx context.Context, req any) (any, error) {
 			var reply *Reply

@@ -7,7 +7,6 @@ import (
 	"io"
 
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/status"
 
 	"modeld/core/transport"
 )
@@ -17,7 +16,7 @@ import (
 func (s *Server) decode(stream grpc.ServerStream) error {
 	var b decodeBody
 	if err := stream.RecvMsg(&b); err != nil {
-		return fmt.Errorf("the request of Decode: %s", status.Convert(err).Message())
+		return fmt.Errorf("the request of Decode: %w", err)
 	}
 	sess, err := s.find(stream.Context(), b.Handle)
 	if err != nil {
@@ -89,7 +88,7 @@ func (s *Server) pushModel(stream grpc.ServerStream) error {
 	}
 	var first pushBody
 	if err := stream.RecvMsg(&first); err != nil {
-		return fmt.Errorf("the first frame of PushModel: %s", status.Convert(err).Message())
+		return fmt.Errorf("the first frame of PushModel: %w", err)
 	}
 	if first.Manifest == nil {
 		return errors.New("the first frame of PushModel has no manifest")
