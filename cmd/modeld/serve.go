@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"os/signal"
+	"runtime"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -42,6 +43,7 @@ func serve(cmd *cobra.Command, src *sources) error {
 	if err != nil {
 		return err
 	}
+	leaveCoresToBackend()
 	ctx, stop := untilSignalled(cmd.Context())
 	defer stop()
 	err = daemon.Run(ctx, opts)
@@ -49,6 +51,15 @@ func serve(cmd *cobra.Command, src *sources) error {
 		return nil // told to stop while starting
 	}
 	return err
+}
+
+// leaveCoresToBackend keeps the Go scheduler's spinning threads off the cores on
+// which the backend computes: passing a token on takes the daemon a third less
+// CPU on one core than on two. GOMAXPROCS in the environment overrides it.
+func leaveCoresToBackend() {
+	if os.Getenv("GOMAXPROCS") == "" {
+		runtime.GOMAXPROCS(max(1, runtime.GOMAXPROCS(0)/4))
+	}
 }
 
 // untilSignalled ends with the first SIGINT or SIGTERM; the second one ends the

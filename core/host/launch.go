@@ -113,7 +113,7 @@ func (h *Host) clientConfig(l *launch, env []string) *goplugin.ClientConfig {
 		SkipHostEnv:      true,
 		StartTimeout:     h.opts.StartTimeout + time.Minute, // connect's comes first
 		UnixSocketConfig: &goplugin.UnixSocketConfig{TempDir: h.dir.path},
-		GRPCDialOptions:  []grpc.DialOption{grpc.WithStreamInterceptor(l.conns.intercept)},
+		GRPCDialOptions:  append(wire.DialOptions(), grpc.WithStreamInterceptor(l.conns.intercept)),
 		SyncStdout:       &lineLogger{fn: func(s string) { log.Debug(s, "stream", "stdout") }},
 		SyncStderr:       &lineLogger{fn: logs.line},
 		// Its news reach the user as events; in full they are for debugging.
