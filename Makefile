@@ -46,7 +46,8 @@ demo: build ## serve the test model and stream one answer
 .PHONY: test
 test: build ## run everything: vet, unit, race, conformance, end to end with real parts
 	go vet ./...
-	CGO_ENABLED=1 go test -race -timeout 20m ./...
+	@# One package at a time: two that compute would starve each other on two cores.
+	CGO_ENABLED=1 go test -race -p 1 -timeout 20m ./...
 
 .PHONY: bench
 bench: build ## measure against the bare runtime; writes bench/results.json

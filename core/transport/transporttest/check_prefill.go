@@ -29,9 +29,10 @@ func checkPrefixNumbers(s *suite) {
 		s.Errorf("the same prefix has token hashes %q and %q", first.StableTokenHash, same.StableTokenHash)
 	}
 
+	// More than the session's own may be reused, from other sessions' KV.
 	longer := s.prefix(sess, s.Prompt(18))
-	if longer.ReusedTokens != first.PrefixTokens || longer.DroppedTokens != 0 {
-		s.Errorf("a longer prefix: %+v, want %d tokens reused and none dropped", longer, first.PrefixTokens)
+	if longer.ReusedTokens < first.PrefixTokens || longer.DroppedTokens != 0 {
+		s.Errorf("a longer prefix: %+v, want at least %d tokens reused and none dropped", longer, first.PrefixTokens)
 	}
 	if longer.StableTokenHash == first.StableTokenHash {
 		s.Error("another prefix has the same token hash")
