@@ -20,6 +20,15 @@ type remoteSession struct {
 	life   context.Context // ends with Close
 	end    context.CancelFunc
 	close  func() error
+
+	mu     sync.Mutex
+	stream *stream // the last Decode's
+}
+
+// stream is a Decode under way.
+type stream struct {
+	ctx  context.Context //nolint:containedctx // it lives as long as the call
+	done chan struct{}
 }
 
 // slotSession is a remoteSession whose handle has a generation.
@@ -47,11 +56,31 @@ func (s *remoteSession) call(ctx context.Context, method string, req, reply any)
 	}
 	ctx, release := join(ctx, s.life)
 	defer release()
-	err := s.c.call(ctx, method, req, reply)
+	err := s.settle(ctx)
+	if err == nil {
+		err = s.c.call(ctx, method, req, reply)
+	}
 	if err != nil && s.life.Err() != nil {
 		return s.closedErr()
 	}
 	return s.lost(err)
+}
+
+// settle waits for a stream that was cancelled to leave the session, so that a
+// call right after the cancellation does not overlap it.
+func (s *remoteSession) settle(ctx context.Context) error {
+	s.mu.Lock()
+	last := s.stream
+	s.mu.Unlock()
+	if last == nil || last.ctx.Err() == nil {
+		return nil
+	}
+	select {
+	case <-last.done:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 func (s *remoteSession) closedErr() error {
@@ -147,7 +176,7 @@ func (s *remoteSession) Decode(ctx context.Context, cfg transport.DecodeConfig) 
 		return nil, s.closedErr()
 	}
 	callCtx, release := join(ctx, s.life)
-	stream, err := s.startDecode(callCtx, cfg)
+	messages, err := s.startDecode(callCtx, cfg)
 	if err != nil {
 		release()
 		if s.life.Err() != nil {
@@ -156,10 +185,15 @@ func (s *remoteSession) Decode(ctx context.Context, cfg transport.DecodeConfig) 
 		return nil, s.lost(err)
 	}
 	out := make(chan transport.StreamChunk, chunkBuffer)
+	running := &stream{ctx: callCtx, done: make(chan struct{})}
+	s.mu.Lock()
+	s.stream = running
+	s.mu.Unlock()
 	err = s.c.start(func() {
 		defer close(out)
+		defer close(running.done)
 		defer release()
-		if err := receive(callCtx, stream, out); err != nil {
+		if err := receive(callCtx, messages, out); err != nil {
 			if s.life.Err() != nil {
 				err = s.closedErr()
 			}
@@ -168,6 +202,7 @@ func (s *remoteSession) Decode(ctx context.Context, cfg transport.DecodeConfig) 
 	})
 	if err != nil {
 		release()
+		close(running.done)
 		return nil, err
 	}
 	return out, nil
@@ -175,6 +210,9 @@ func (s *remoteSession) Decode(ctx context.Context, cfg transport.DecodeConfig) 
 
 // startDecode returns when the server has accepted the call.
 func (s *remoteSession) startDecode(ctx context.Context, cfg transport.DecodeConfig) (grpc.ClientStream, error) {
+	if err := s.settle(ctx); err != nil {
+		return nil, err
+	}
 	stream, err := s.c.cc.NewStream(s.c.fenced(ctx), &serviceDesc.Streams[0], "/"+serviceName+"/Decode", callOptions...)
 	if err != nil {
 		return nil, fromStatus(err)
@@ -197,13 +235,13 @@ func (s *remoteSession) startDecode(ctx context.Context, cfg transport.DecodeCon
 
 // receive passes chunks on until the stream ends, or returns why it did not end
 // well. The call is over when it returns.
-func receive(ctx context.Context, stream grpc.ClientStream, out chan<- transport.StreamChunk) error {
+func receive(ctx context.Context, messages grpc.ClientStream, out chan<- transport.StreamChunk) error {
 	var failed error
 	ended := false // the last chunk has come, and only the end follows
 	var b chunkBody
 	for {
 		b = chunkBody{}
-		err := stream.RecvMsg(&b)
+		err := messages.RecvMsg(&b)
 		switch {
 		case ended || errors.Is(err, io.EOF):
 			return failed
@@ -219,6 +257,8 @@ func receive(ctx context.Context, stream grpc.ClientStream, out chan<- transport
 		select {
 		case out <- chunk:
 		case <-ctx.Done():
+			for messages.RecvMsg(&b) == nil { //nolint:revive // until the call is over
+			}
 			return ctx.Err()
 		}
 	}

@@ -213,14 +213,14 @@ func join(ctx, life context.Context) (joined context.Context, release func()) {
 	return joined, func() { stop(); cancel(nil) }
 }
 
-// because returns the cause of ctx's end where that is why a call failed.
-func because(ctx context.Context, err error) error {
-	if err == nil || ctx.Err() == nil {
+// because returns why a call failed where that is the end of life, and err
+// otherwise. It asks life itself: a context joined with it ends a little later.
+func because(life context.Context, err error) error {
+	if err == nil || life.Err() == nil {
 		return err
 	}
-	cause := context.Cause(ctx)
 	if errors.Is(err, context.Canceled) || errors.Is(err, transport.ErrSessionClosed) {
-		return cause
+		return context.Cause(life)
 	}
 	return err
 }

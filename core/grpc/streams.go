@@ -29,7 +29,7 @@ func (s *Server) decode(stream grpc.ServerStream) error {
 	defer op.end()
 	ch, err := sess.Decode(op.ctx, b.Config)
 	if err != nil {
-		return because(op.ctx, err)
+		return because(sess.life, err)
 	}
 	defer func() { // before op.end: the session is free when its stream has ended
 		op.stop()
@@ -40,7 +40,7 @@ func (s *Server) decode(stream grpc.ServerStream) error {
 	if err := stream.SendHeader(nil); err != nil {
 		return err
 	}
-	last := s.forward(op.ctx, stream, ch)
+	last := because(sess.life, s.forward(op.ctx, stream, ch))
 	if last == nil {
 		return nil
 	}
@@ -64,7 +64,7 @@ func (s *Server) forward(ctx context.Context, stream grpc.ServerStream, ch <-cha
 			case !more:
 				return context.Cause(ctx)
 			case chunk.Error != nil:
-				return because(ctx, chunk.Error)
+				return chunk.Error
 			}
 			if err := s.check(); err != nil {
 				return err
@@ -97,7 +97,7 @@ func (s *Server) pushModel(stream grpc.ServerStream) error {
 	defer release()
 	res, err := node.ReceiveModel(ctx, *first.Manifest, &pushReader{s: s, stream: stream, rest: first.Data})
 	if err != nil {
-		return because(ctx, err)
+		return because(s.life, err)
 	}
 	if err := s.check(); err != nil {
 		return err
