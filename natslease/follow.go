@@ -62,7 +62,7 @@ func (f *follower) read(ctx context.Context, obs *lockedObserver) (changed bool,
 	defer cancel()
 	s, err := f.st.read(ctx)
 	if errors.Is(err, ErrBucketGone) {
-		if !f.make {
+		if !f.make || !obs.gone(f.clock()) {
 			return obs.observe(f.clock(), snapshot{kind: absent}), nil
 		}
 		if err = f.st.create(ctx); err == nil {
@@ -107,6 +107,12 @@ func (l *lockedObserver) observe(now time.Duration, s snapshot) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.o.observe(now, s)
+}
+
+func (l *lockedObserver) gone(now time.Duration) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.o.gone(now)
 }
 
 func (l *lockedObserver) hint(now time.Duration, s snapshot) bool {

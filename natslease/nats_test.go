@@ -13,6 +13,7 @@ import (
 )
 
 func TestAcquireRenewRelease(t *testing.T) {
+	t.Parallel()
 	d := startNATS(t)
 	var renewed atomic.Int32
 	o := fast("a")
@@ -63,6 +64,7 @@ func TestAcquireRenewRelease(t *testing.T) {
 }
 
 func TestHandOffByRelease(t *testing.T) {
+	t.Parallel()
 	d := startNATS(t)
 	a := newTestManager(t, d.connect(), fast("a"))
 	la := acquire(t, a)
@@ -96,6 +98,7 @@ func TestHandOffByRelease(t *testing.T) {
 }
 
 func TestTakeoverAfterSilence(t *testing.T) {
+	t.Parallel()
 	d := startNATS(t)
 	nc := d.connect()
 	a := newTestManager(t, nc, fast("a"))
@@ -116,6 +119,7 @@ func TestTakeoverAfterSilence(t *testing.T) {
 }
 
 func TestProvenDeadIsNotWaitedFor(t *testing.T) {
+	t.Parallel()
 	d := startNATS(t)
 	a := newTestManager(t, d.connect(), fast("a"))
 	la := acquire(t, a)
@@ -129,6 +133,7 @@ func TestProvenDeadIsNotWaitedFor(t *testing.T) {
 
 // An absent record proves nothing unless the store is known to be new.
 func TestAbsentRecordIsWaitedOut(t *testing.T) {
+	t.Parallel()
 	d := startNATS(t)
 	o := fast("a")
 	o.FreshStore = false
@@ -194,8 +199,11 @@ func TestOperators(t *testing.T) {
 				t.Fatalf("valid: %v, want %v", err, c.reason)
 			}
 			lb := <-next
-			if lb == nil || lb.Epoch() != la.Epoch()+1 {
-				t.Fatalf("epoch %v after %d", lb, la.Epoch())
+			if lb == nil {
+				t.Fatal("not taken over")
+			}
+			if lb.Epoch() <= la.Epoch() {
+				t.Fatalf("epoch %d after %d", lb.Epoch(), la.Epoch())
 			}
 			if took := time.Since(start); took < a.o.Wait {
 				t.Fatalf("taken over %s after the deed: the owner may still have owned", took)
@@ -205,6 +213,7 @@ func TestOperators(t *testing.T) {
 }
 
 func TestServerRestart(t *testing.T) {
+	t.Parallel()
 	d := startNATS(t)
 	var reasons atomic.Pointer[error]
 	o := fast("a")
@@ -234,6 +243,7 @@ func TestServerRestart(t *testing.T) {
 }
 
 func TestServerGone(t *testing.T) {
+	t.Parallel()
 	d := startNATS(t)
 	a := newTestManager(t, d.connect(), fast("a"))
 	la := acquire(t, a)
@@ -255,6 +265,7 @@ func TestServerGone(t *testing.T) {
 }
 
 func TestPermissionDenied(t *testing.T) {
+	t.Parallel()
 	read := &server.Permissions{
 		Publish:   &server.SubjectPermission{Deny: []string{"$KV.>"}},
 		Subscribe: &server.SubjectPermission{Allow: []string{">"}},
@@ -269,6 +280,7 @@ func TestPermissionDenied(t *testing.T) {
 }
 
 func TestBucketWithTTLIsRefused(t *testing.T) {
+	t.Parallel()
 	d := startNATS(t)
 	nc := d.connect()
 	js, err := jetstream.New(nc)
@@ -282,9 +294,10 @@ func TestBucketWithTTLIsRefused(t *testing.T) {
 }
 
 func TestSetInfoAndFollow(t *testing.T) {
+	t.Parallel()
 	d := startNATS(t)
 	ctx, cancel := context.WithCancel(t.Context())
-	seen, err := Follow(ctx, d.connect(), FollowOptions{Slot: "s", Wait: 1200 * time.Millisecond})
+	seen, err := Follow(ctx, d.connect(), FollowOptions{Slot: "s", Wait: 2 * time.Second})
 	must(t, err)
 	next := func(what string, want func(Observation) bool) {
 		t.Helper()
@@ -316,6 +329,7 @@ func TestSetInfoAndFollow(t *testing.T) {
 }
 
 func TestClose(t *testing.T) {
+	t.Parallel()
 	d := startNATS(t)
 	a := newTestManager(t, d.connect(), fast("a"))
 	la := acquire(t, a)

@@ -18,6 +18,8 @@ type observer struct {
 	since   time.Duration // when last was seen first
 	caution time.Duration // before this time nothing is taken
 
+	goneSince time.Duration // when the bucket was first found gone; 0: it is there
+
 	epoch   uint64        // highest epoch ever seen
 	recWait time.Duration // wait of the last readable record
 	ended   []string      // instances of this process whose lease has ended
@@ -31,6 +33,8 @@ type observer struct {
 func (o *observer) observe(now time.Duration, s snapshot) (changed bool) {
 	if s.created.IsZero() {
 		s.created = o.last.created
+	} else {
+		o.goneSince = 0
 	}
 	if o.seen && s.rev == o.last.rev && s.kind == o.last.kind &&
 		s.rec.Nonce == o.last.rec.Nonce && s.created.Equal(o.last.created) {
@@ -48,6 +52,20 @@ func (o *observer) observe(now time.Duration, s snapshot) (changed bool) {
 		o.recWait = s.rec.Wait()
 	}
 	return true
+}
+
+// gone takes in that the bucket does not exist, and reports whether it may be
+// made now. One that was there before is left alone for a while: somebody is
+// deleting it, and nats-server 2.15 breaks a stream that is made while its
+// predecessor's files are being removed (writes to it are never answered).
+func (o *observer) gone(now time.Duration) (mayMake bool) {
+	if o.last.created.IsZero() {
+		return true
+	}
+	if o.goneSince == 0 {
+		o.goneSince = now
+	}
+	return now-o.goneSince >= o.silence()
 }
 
 // hint takes in what a watch saw. Watches may be behind: what is not newer is

@@ -77,6 +77,31 @@ func TestOldHintsAreIgnored(t *testing.T) {
 	}
 }
 
+// A bucket that disappears is not made again while it may be being deleted;
+// one that never was is made at once.
+func TestWhenTheBucketIsMade(t *testing.T) {
+	const s = time.Second
+	o := observer{wait: 3 * s}
+	if !o.gone(5 * s) {
+		t.Error("the first bucket is not made at once")
+	}
+	there := at(7, testRecord("o", "1"))
+	there.created = time.Unix(1, 0)
+	o.observe(6*s, there)
+	if o.gone(10 * s) {
+		t.Error("made while it may be being deleted")
+	}
+	o.observe(10*s, snapshot{kind: absent})
+	if o.gone(12*s) || !o.gone(13*s) {
+		t.Error("want it made 3 s after it was found gone")
+	}
+	there.created = time.Unix(2, 0)
+	o.observe(14*s, there)
+	if o.gone(20 * s) {
+		t.Error("the time of the bucket before counts")
+	}
+}
+
 func TestEpochsAreRemembered(t *testing.T) {
 	o := observer{wait: time.Second}
 	r := testRecord("o", "1")

@@ -84,7 +84,7 @@ func (d *natsd) kv(nc *nats.Conn) jetstream.KeyValue {
 // fast are timers for tests: short, with room for a busy machine.
 func fast(host string) Options {
 	return Options{
-		Slot: "s", Host: host, Wait: 1200 * time.Millisecond, FreshStore: true,
+		Slot: "s", Host: host, Wait: 2 * time.Second, FreshStore: true,
 		Info:   Info{Endpoint: "127.0.0.1:1", Backend: "none", Version: "test"},
 		Logger: slog.New(slog.NewTextHandler(io.Discard, nil)),
 	}
