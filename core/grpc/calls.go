@@ -44,7 +44,7 @@ func (s *Server) use(ctx context.Context, handle string, f func(context.Context,
 		return err
 	}
 	defer op.end()
-	return because(sess.life, f(op.ctx, sess))
+	return because(sess.life, f(op.ctx, sess)) //nolint:contextcheck // op.ctx is ctx, joined with the session's life
 }
 
 func (s *Server) ensurePrefix(ctx context.Context, b *prefixBody) (*transport.PrefixStatus, error) {

@@ -188,7 +188,7 @@ func (c *Client) OpenSession(ctx context.Context, req transport.OpenSessionReque
 	var b handleBody
 	if err := c.call(ctx, "OpenSession", body, &b); err != nil {
 		if ctx.Err() != nil {
-			c.closeUnseen(body.OpenID)
+			c.closeUnseen(body.OpenID) //nolint:contextcheck // ctx has ended
 		}
 		return nil, err
 	}

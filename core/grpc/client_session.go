@@ -257,7 +257,7 @@ func receive(ctx context.Context, messages grpc.ClientStream, out chan<- transpo
 		select {
 		case out <- chunk:
 		case <-ctx.Done():
-			for messages.RecvMsg(&b) == nil { //nolint:revive // until the call is over
+			for messages.RecvMsg(&b) == nil { // until the call is over
 			}
 			return ctx.Err()
 		}

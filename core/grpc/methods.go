@@ -49,7 +49,7 @@ func unary[Req, Reply any](name string, method func(*Server, context.Context, *R
 		defer release()
 		reply, err := method(s, ctx, req)
 		if err != nil {
-			return nil, because(s.life, err)
+			return nil, because(s.life, err) //nolint:contextcheck // it is asked, not used
 		}
 		if err := s.check(); err != nil {
 			return nil, err

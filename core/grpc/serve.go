@@ -16,6 +16,8 @@ import (
 
 // GRPCOptions are what a gRPC server needs to serve Compute, except for the
 // stats handler, which is the Server itself.
+//
+//nolint:revive // Options would be anybody's
 func GRPCOptions() []grpc.ServerOption {
 	return []grpc.ServerOption{
 		grpc.MaxRecvMsgSize(maxMessageBytes),

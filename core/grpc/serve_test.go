@@ -109,7 +109,7 @@ func TestDrainHasADeadline(t *testing.T) {
 	within(t, "the end of Serve", func() { <-s.done })
 	within(t, "the stream", func() {
 		var last transport.StreamChunk
-		for last = range ch { //nolint:revive // to its end
+		for last = range ch {
 		}
 		if !errors.Is(last.Error, transport.ErrSessionFatal) {
 			t.Errorf("the stream ended with %v, want ErrSessionFatal", last.Error)

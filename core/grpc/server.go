@@ -114,7 +114,7 @@ func NewServerWithOptions(svc transport.Service, instanceID, backend string, opt
 	if instanceID == "" {
 		// Without an instance id only the number tells this server's
 		// handles from those of the one before it.
-		s.seq = uint64(rand.Uint32())
+		s.seq = uint64(rand.Uint32()) //nolint:gosec // no secret: a handle is of use on its own connection only
 	}
 	if opts.Lost != nil {
 		s.beside(s.watchLease)
@@ -177,8 +177,8 @@ func (s *Server) valid() error {
 
 // check is the ownership check; where it fails sessions die.
 func (s *Server) check() error {
-	if s.life.Err() != nil {
-		return context.Cause(s.life)
+	if err := over(s.life); err != nil {
+		return err
 	}
 	if err := s.valid(); err != nil {
 		s.endSessions(err)
@@ -225,10 +225,18 @@ func because(life context.Context, err error) error {
 	return err
 }
 
+// over returns why a life has ended, nil before that.
+func over(life context.Context) error {
+	if life.Err() == nil {
+		return nil
+	}
+	return context.Cause(life)
+}
+
 // ready reports whether the service can take work.
 func (s *Server) ready(ctx context.Context) error {
-	if s.life.Err() != nil {
-		return context.Cause(s.life)
+	if err := over(s.life); err != nil { //nolint:contextcheck // it is asked, not used
+		return err
 	}
 	if err := s.valid(); err != nil {
 		return err

@@ -66,7 +66,7 @@ func TestSessionsDieWithTheirConnection(t *testing.T) {
 		t.Fatal(err)
 	}
 	within(t, "the end of the stream", func() {
-		for range ch { //nolint:revive // to its end
+		for range ch {
 		}
 	})
 	if _, err := kept.EnsurePrefix(t.Context(), transport.PrefixInput{Text: "a b"}); err != nil {
@@ -110,7 +110,9 @@ func TestLostConnectionIsFatalToSessions(t *testing.T) {
 	}
 	<-ch
 	g.Stop()
-	<-served
+	if err := <-served; err != nil {
+		t.Error(err)
+	}
 	within(t, "the end of the stream", func() {
 		var last transport.StreamChunk
 		for chunk := range ch {

@@ -1,6 +1,7 @@
 package grpc
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"sync"
@@ -82,9 +83,9 @@ type operation struct {
 func (s *session) begin(ctx context.Context) (*operation, error) {
 	for {
 		s.mu.Lock()
-		if s.life.Err() != nil {
+		if err := over(s.life); err != nil { //nolint:contextcheck // it is asked, not used
 			s.mu.Unlock()
-			return nil, context.Cause(s.life)
+			return nil, err
 		}
 		running := s.running
 		if running == nil {
@@ -172,12 +173,10 @@ func (s *Server) unreserveLocked(c *conn) {
 func (s *Server) add(ctx context.Context, c *conn, opened transport.Session, openID string) (*session, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	switch {
-	case s.life.Err() != nil:
-		return nil, context.Cause(s.life)
-	case ctx.Err() != nil:
-		return nil, context.Cause(ctx)
-	case c != nil && c.gone:
+	if err := cmp.Or(over(s.life), over(ctx)); err != nil { //nolint:contextcheck // they are asked, not used
+		return nil, err
+	}
+	if c != nil && c.gone {
 		return nil, context.Canceled
 	}
 	s.seq++
@@ -249,7 +248,7 @@ func (s *Server) closeSession(sess *session) error {
 		return nil
 	}
 	sess.end(transport.ErrSessionClosed)
-	return sess.Session.Close()
+	return sess.Close()
 }
 
 // endSessions closes every session; what runs in them ends with cause.
@@ -275,7 +274,7 @@ func (s *Server) closeAll(taken []*session, cause error) {
 	}
 	s.beside(func() {
 		for _, sess := range taken {
-			if err := s.guard("Close", sess.Session.Close); err != nil {
+			if err := s.guard("Close", sess.Close); err != nil {
 				s.log.Warn("a session did not close", "session", sess.handle, "err", err)
 			}
 		}

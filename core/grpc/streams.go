@@ -33,7 +33,7 @@ func (s *Server) decode(stream grpc.ServerStream) error {
 	}
 	defer func() { // before op.end: the session is free when its stream has ended
 		op.stop()
-		for range ch { //nolint:revive // to its end
+		for range ch { // to its end
 		}
 	}()
 	// The client learns that its call was accepted before there is a token.

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -127,7 +128,7 @@ func TestWireOfServer(t *testing.T) {
 				t.Fatal(err)
 			}
 			if c.method == "Embed" {
-				got = got[:len(`{"vector":[`)] + "VECTOR" + got[strings.Index(got, "]"):]
+				got = regexp.MustCompile(`\[-?[0-9.]+,-?[0-9.]+\]`).ReplaceAllString(got, "[VECTOR]")
 			}
 			if got != c.reply {
 				t.Errorf("%s\n  got %s\n want %s", c.request, got, c.reply)

@@ -55,7 +55,7 @@ func TestManifestDigest(t *testing.T) {
 		t.Errorf("a manifest without an identity has the digest %q", d)
 	}
 	a, b := ContextManifest{ProfileID: "p"}, ContextManifest{ProfileID: "p", StableBytes: 1}
-	if a.Digest() != a.Digest() || len(a.Digest()) != 64 {
+	if same := (ContextManifest{ProfileID: "p"}); a.Digest() != same.Digest() || len(a.Digest()) != 64 {
 		t.Errorf("digest %q", a.Digest())
 	}
 	if a.Digest() == b.Digest() {
@@ -68,7 +68,7 @@ func TestHashTokens(t *testing.T) {
 		tokens []int32
 		want   string
 	}{
-		// SHA-256 of no bytes, and of 01 00 00 00 ff ff ff ff.
+		// SHA-256 of no bytes, and of 0x01000000ffffffff.
 		{nil, "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"},
 		{[]int32{1, -1}, "b15348c8f462384c01e83b6d499c6faf3f96808f5aa07c6bab4b65b36b4445d4"},
 	} {

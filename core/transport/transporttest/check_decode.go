@@ -153,7 +153,7 @@ func checkDecodeClosed(s *suite) {
 			<-ch
 		}
 		if i == 3 {
-			time.Sleep(time.Duration(rand.IntN(2000)) * time.Microsecond)
+			time.Sleep(time.Duration(rand.IntN(2000)) * time.Microsecond) //nolint:gosec // any moment will do
 		}
 		if err := sess.Close(); err != nil {
 			s.Errorf("Close: %v", err)

@@ -69,7 +69,7 @@ func (s *fakeSession) stream(ctx context.Context, cfg transport.DecodeConfig, ou
 		case <-ctx.Done():
 			return ctx.Err()
 		}
-		if chunk.Error != nil || chunk.FinishReason != "" {
+		if last := chunk.Error != nil || chunk.FinishReason != ""; last {
 			return nil
 		}
 	}
