@@ -42,6 +42,9 @@ func (d *daemon) own(ctx context.Context, lease *natslease.Lease) (err error) {
 	opts.Logger = t.log
 	opts.OnUp = t.up
 	t.host = host.New(opts)
+	if t.slot, err = t.newSlot(); err != nil {
+		return err
+	}
 	defer func() { err = errors.Join(err, t.stopPlugin()) }()
 
 	starting := context.AfterFunc(ctx, func() { cancel(ctx.Err()) })
@@ -57,14 +60,8 @@ func (d *daemon) own(ctx context.Context, lease *natslease.Lease) (err error) {
 	return t.serve(ctx, leased)
 }
 
-// start brings plugin and model up.
-func (t *term) start(ctx context.Context) error {
-	if err := t.host.Start(ctx); err != nil {
-		return err
-	}
-	<-t.restarted // the first launch
-	var err error
-	t.slot, err = slot.New(t.host, slot.Options{
+func (t *term) newSlot() (*slot.Slot, error) {
+	return slot.New(t.host, slot.Options{
 		InstanceID: t.lease.Instance(),
 		Backend:    t.d.opts.Plugin.Backend,
 		Models:     t.d.opts.Models,
@@ -73,14 +70,22 @@ func (t *term) start(ctx context.Context) error {
 		Modelless:  t.d.opts.Modelless,
 		Logger:     t.log,
 	})
-	if err != nil {
+}
+
+// start brings plugin and model up.
+func (t *term) start(ctx context.Context) error {
+	if err := t.host.Start(ctx); err != nil {
 		return err
 	}
 	return t.slot.Reload(ctx)
 }
 
 // up is told of every launch of the plugin.
-func (t *term) up(uint64) {
+func (t *term) up(generation uint64) {
+	if generation == 1 {
+		return // start loads the model
+	}
+	t.slot.BackendRestarted()
 	select {
 	case t.restarted <- struct{}{}:
 	default:

@@ -211,7 +211,7 @@ func (c *session) checkSnapshot(snap transport.SessionSnapshot) ([]Token, transp
 		return refuse("the snapshot says %d prefix tokens of %d", snap.PrefixTokens, n)
 	}
 	info := c.sched.info
-	if d := manifest.ModelDigest; d != "" && info.Digest != "" && bareDigest(d) != bareDigest(info.Digest) {
+	if d := manifest.ModelDigest; !transport.SameDigest(d, info.Digest) {
 		return refuse("the snapshot is of model %s, this is %s", d, info.Digest)
 	}
 	if claim := c.model.claim(transport.ContextManifest{}); manifest.Backend != "" && manifest.Backend != claim.Backend && manifest.ModelDigest == "" {

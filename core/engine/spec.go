@@ -3,7 +3,6 @@ package engine
 import (
 	"fmt"
 	"reflect"
-	"strings"
 
 	"modeld/core/transport"
 )
@@ -14,13 +13,6 @@ func (s *Service) spec(name, typ, digest, path string, cfg transport.Config, ada
 		return ModelSpec{}, fmt.Errorf("%w: the model %q is of type %q, this backend runs %q", transport.ErrBackendMismatch, name, typ, s.backend.Type())
 	}
 	return ModelSpec{Name: name, Digest: digest, Path: path, Config: cfg, Adapters: adapters}, nil
-}
-
-// sessionFields are the settings of Config that concern a session and not how
-// its model is loaded.
-var sessionFields = map[string]bool{
-	"HotContextTokens": true, "PlannerEffectiveContext": true, "PromptFormat": true,
-	"PromptTemplateDigest": true, "DisableBOS": true, "ReasoningFormat": true,
 }
 
 // fits returns nil where a session that wants one model can run on m. A zero
@@ -36,23 +28,13 @@ func (m *model) fits(want ModelSpec) error {
 		return differs("path", have.Path, want.Path)
 	case want.Path == "" && want.Name != "" && want.Name != have.Name:
 		return differs("name", have.Name, want.Name)
-	case want.Digest != "" && m.active.Digest != "" && bareDigest(want.Digest) != bareDigest(m.active.Digest):
+	case !transport.SameDigest(want.Digest, m.active.Digest):
 		return differs("digest", m.active.Digest, want.Digest)
 	case want.Path != "" && len(want.Adapters)+len(have.Adapters) > 0 && !reflect.DeepEqual(want.Adapters, have.Adapters):
 		return differs("adapters", have.Adapters, want.Adapters)
 	}
-	h, w := reflect.ValueOf(have.Config), reflect.ValueOf(want.Config)
-	for i := range h.NumField() {
-		name := h.Type().Field(i).Name
-		if sessionFields[name] || w.Field(i).IsZero() || reflect.DeepEqual(h.Field(i).Interface(), w.Field(i).Interface()) {
-			continue
-		}
-		if name == "NumCtx" && want.Config.NumCtx <= m.info.NumCtx {
-			continue
-		}
-		return differs(name, h.Field(i).Interface(), w.Field(i).Interface())
+	if name, loaded, wanted := have.Config.Unfit(want.Config, m.info.NumCtx); name != "" {
+		return differs(name, loaded, wanted)
 	}
 	return nil
 }
-
-func bareDigest(d string) string { return strings.ToLower(strings.TrimPrefix(d, "sha256:")) }

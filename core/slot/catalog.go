@@ -93,14 +93,14 @@ func (c catalog) lookup(req Model) (found transport.ActiveModel, own transport.C
 		return transport.ActiveModel{}, own, fmt.Errorf("model %q: %w", found.ModelName, err)
 	}
 	if req.Digest != "" {
-		if found.Digest != "" && bareDigest(req.Digest) != bareDigest(found.Digest) {
+		if !transport.SameDigest(req.Digest, found.Digest) {
 			return transport.ActiveModel{}, own, fmt.Errorf("%w: model %q is %s here, the request wants %s",
 				transport.ErrDigestMismatch, found.ModelName, found.Digest, req.Digest)
 		}
 		found.Digest = req.Digest
 	}
 	own = found.Config
-	found.Config = overlay(own, req.Config)
+	found.Config = own.Overlay(req.Config)
 	if len(req.Adapters) > 0 {
 		found.Adapters = req.Adapters
 	}
@@ -159,40 +159,6 @@ func (c catalog) names() string {
 	return strings.Join(slices.Sorted(maps.Keys(c.byName)), ", ")
 }
 
-func bareDigest(d string) string {
-	return strings.ToLower(strings.TrimPrefix(d, "sha256:"))
-}
-
-// sessionFields are the settings of Config that concern a session and not how
-// its model is loaded.
-var sessionFields = map[string]bool{
-	"HotContextTokens": true, "PlannerEffectiveContext": true, "PromptFormat": true,
-	"PromptTemplateDigest": true, "DisableBOS": true, "ReasoningFormat": true,
-}
-
-// overlay returns base with the non-zero settings of top.
-func overlay(base, top transport.Config) transport.Config {
-	b, t := reflect.ValueOf(&base).Elem(), reflect.ValueOf(top)
-	for i := range t.NumField() {
-		if !t.Field(i).IsZero() {
-			b.Field(i).Set(t.Field(i))
-		}
-	}
-	return base
-}
-
-// withLoadFields returns the session's settings of req with the load settings
-// of loaded.
-func withLoadFields(req, loaded transport.Config) transport.Config {
-	r, l := reflect.ValueOf(&req).Elem(), reflect.ValueOf(loaded)
-	for i := range l.NumField() {
-		if !sessionFields[l.Type().Field(i).Name] || r.Field(i).IsZero() {
-			r.Field(i).Set(l.Field(i))
-		}
-	}
-	return req
-}
-
 // fits reports whether a session that wants one model can run on another that
 // is loaded: nil, or an ErrModelSwitchRequired that names what differs. A
 // smaller context than the loaded one fits.
@@ -204,22 +170,14 @@ func fits(loaded, want transport.ActiveModel) error {
 	if loaded.Path != want.Path {
 		return differs("path", loaded.Path, want.Path)
 	}
-	if d := want.Digest; d != "" && loaded.Digest != "" && bareDigest(d) != bareDigest(loaded.Digest) {
-		return differs("digest", loaded.Digest, d)
+	if !transport.SameDigest(loaded.Digest, want.Digest) {
+		return differs("digest", loaded.Digest, want.Digest)
 	}
 	if (len(want.Adapters) > 0 || len(loaded.Adapters) > 0) && !reflect.DeepEqual(loaded.Adapters, want.Adapters) {
 		return differs("adapters", loaded.Adapters, want.Adapters)
 	}
-	l, w := reflect.ValueOf(loaded.Config), reflect.ValueOf(want.Config)
-	for i := range l.NumField() {
-		name := l.Type().Field(i).Name
-		if sessionFields[name] || w.Field(i).IsZero() || reflect.DeepEqual(l.Field(i).Interface(), w.Field(i).Interface()) {
-			continue
-		}
-		if name == "NumCtx" && (loaded.Config.NumCtx == 0 || want.Config.NumCtx < loaded.Config.NumCtx) {
-			continue
-		}
-		return differs(name, l.Field(i).Interface(), w.Field(i).Interface())
+	if name, have, wanted := loaded.Config.Unfit(want.Config, loaded.Config.NumCtx); name != "" {
+		return differs(name, have, wanted)
 	}
 	return nil
 }

@@ -52,7 +52,8 @@ type Slot struct {
 	state      transport.SlotState
 	active     *transport.ActiveModel
 	generation uint64
-	change     *change // the load or unload under way
+	lost       transport.ActiveModel // what a restarted backend had; zero: nothing
+	change     *change               // the load or unload under way
 	sessions   map[*session]struct{}
 	lastErr    string
 }
@@ -103,7 +104,7 @@ func (s *Slot) OpenSession(ctx context.Context, req transport.OpenSessionRequest
 	}
 	req.Fence = transport.Fence{}
 	req.ModelName, req.Type, req.Digest, req.Path = active.ModelName, active.Type, active.Digest, active.Path
-	req.Config, req.Adapters = withLoadFields(req.Config, active.Config), active.Adapters
+	req.Config, req.Adapters = req.Config.ForSession(active.Config), active.Adapters
 	sess.generation = active.Generation
 	sess.Session, err = s.backend.OpenSession(ctx, req)
 	if err != nil {
@@ -140,7 +141,7 @@ func (s *Slot) Embed(ctx context.Context, req transport.EmbedRequest) (transport
 	defer s.letGo(use)
 	req.Fence = transport.Fence{}
 	req.ModelName, req.Type, req.Digest, req.Path = active.ModelName, active.Type, active.Digest, active.Path
-	req.Config = withLoadFields(req.Config, active.Config)
+	req.Config = req.Config.ForSession(active.Config)
 	return s.backend.Embed(ctx, req)
 }
 
@@ -243,8 +244,25 @@ func (s *Slot) UnloadModel(ctx context.Context, req transport.UnloadModelRequest
 	}
 }
 
-// Reload loads the model that was active, or the default one, into a backend
-// that has restarted and holds none. Sessions of the old one are lost already.
+// BackendRestarted tells the slot that the backend holds no model any more and
+// that sessions on the old one are lost. It does not wait and does not call the
+// backend. A request that comes before Reload loads the model too.
+func (s *Slot) BackendRestarted() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.active == nil {
+		return
+	}
+	s.lost = *s.active
+	s.active = nil
+	s.generation++
+	if s.change == nil {
+		s.state = transport.SlotEmpty
+	}
+}
+
+// Reload loads the model that a restarted backend lost, or else the default
+// one, where none is active.
 func (s *Slot) Reload(ctx context.Context) error {
 	for {
 		s.mu.Lock()
@@ -254,13 +272,11 @@ func (s *Slot) Reload(ctx context.Context) error {
 			}
 			continue
 		}
-		want, ok := s.models.standard, s.models.standard.ModelName != ""
-		if s.active != nil {
-			want, ok = *s.active, true
-			s.active = nil
+		want := s.lost
+		if want.ModelName == "" {
+			want = s.models.standard
 		}
-		if !ok {
-			s.state = transport.SlotEmpty
+		if s.active != nil || want.ModelName == "" {
 			s.mu.Unlock()
 			return nil
 		}
@@ -386,6 +402,9 @@ func (s *Slot) endLocked(state transport.SlotState, active *transport.ActiveMode
 	what := s.change.what
 	close(s.change.done)
 	s.change, s.state, s.active, s.lastErr = nil, state, active, ""
+	if active != nil || state == transport.SlotEmpty {
+		s.lost = transport.ActiveModel{}
+	}
 	if err != nil {
 		s.lastErr = what + ": " + err.Error()
 		s.log.Warn("slot change failed", "what", what, "err", err)

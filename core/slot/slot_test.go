@@ -23,6 +23,7 @@ type backend struct {
 	transport.Service // not called
 	mu                sync.Mutex
 	loaded            string
+	loads             []transport.LoadModelRequest
 	opened            []transport.OpenSessionRequest
 	loadErr           error
 	openErr           error
@@ -61,7 +62,7 @@ func (b *backend) LoadModel(ctx context.Context, req transport.LoadModelRequest)
 	if b.loadErr != nil {
 		return transport.ActiveModel{}, b.loadErr
 	}
-	b.loaded = req.Path
+	b.loaded, b.loads = req.Path, append(b.loads, req)
 	return transport.ActiveModel{}, nil
 }
 
@@ -184,14 +185,17 @@ func TestSessionsHoldTheModel(t *testing.T) {
 	if got := sess.(transport.SlotGenerationer).SlotGeneration(); got != 1 {
 		t.Errorf("the session's generation is %d, want 1", got)
 	}
-	// A smaller context than the configured one fits, and does not shrink the
-	// load; what concerns the session goes through.
+	// A smaller context than the configured one fits and does not shrink the
+	// load; what concerns the session, its context among it, goes through.
 	if _, err := s.OpenSession(ctx, transport.OpenSessionRequest{Config: transport.Config{NumCtx: 512}}); err != nil {
 		t.Fatal(err)
 	}
-	want := transport.Config{NumCtx: 4096, PromptFormat: "chat"}
+	want := transport.Config{NumCtx: 1024, PromptFormat: "chat"}
 	if got := b.opened[0]; !reflect.DeepEqual(got.Config, want) || got.Path != "/models/small.gguf" || got.ModelName != "small" {
 		t.Errorf("the backend was asked for %+v", got)
+	}
+	if got := b.loads[0].Config.NumCtx; got != 4096 {
+		t.Errorf("the model was loaded with a context of %d, want its own 4096", got)
 	}
 	checkStatus(t, s, transport.SlotReady, 1, 2)
 
@@ -289,10 +293,16 @@ func TestReloadAfterTheBackendRestarted(t *testing.T) {
 		t.Fatal(err)
 	}
 	b.loaded = "" // the backend died and came back
+	s.BackendRestarted()
+	checkStatus(t, s, transport.SlotEmpty, 0, 0)
 	if err := s.Reload(t.Context()); err != nil || b.loaded != "/models/large.gguf" {
 		t.Fatalf("after a restart the active one comes back: %v, %q", err, b.loaded)
 	}
-	checkStatus(t, s, transport.SlotIdle, 3, 0)
+	checkStatus(t, s, transport.SlotIdle, 4, 0)
+	if err := s.Reload(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	checkStatus(t, s, transport.SlotIdle, 4, 0) // nothing to do
 }
 
 func TestCallsDuringALoad(t *testing.T) {
