@@ -58,7 +58,7 @@ func TestAcquireRenewRelease(t *testing.T) {
 	if _, err := Resolve(t.Context(), nc, "", "s"); !errors.Is(err, ErrNoOwner) {
 		t.Fatalf("resolve after: %v, want ErrNoOwner", err)
 	}
-	if again := acquire(t, m); again.Epoch() != 2 || again.Instance() == l.Instance() {
+	if again := acquire(t, m); again.Epoch() <= l.Epoch() || again.Instance() == l.Instance() {
 		t.Fatalf("second term: %s, epoch %d", again.Instance(), again.Epoch())
 	}
 }
@@ -92,7 +92,7 @@ func TestHandOffByRelease(t *testing.T) {
 		t.Fatalf("hand-off took %s: the standby waited for silence", took)
 	}
 	t.Logf("hand-off took %s", took)
-	if lb.Epoch() != la.Epoch()+1 {
+	if lb.Epoch() <= la.Epoch() {
 		t.Fatalf("epoch %d after %d", lb.Epoch(), la.Epoch())
 	}
 }
@@ -112,7 +112,7 @@ func TestTakeoverAfterSilence(t *testing.T) {
 		t.Fatalf("valid: %v, want ErrExpired", err)
 	}
 	lb := <-next
-	if lb == nil || lb.Epoch() != 2 {
+	if lb == nil || lb.Epoch() <= la.Epoch() {
 		t.Fatal("no takeover")
 	}
 	t.Logf("takeover %s after the owner's silence began, wait %s", time.Since(start), a.o.Wait)
@@ -126,7 +126,7 @@ func TestProvenDeadIsNotWaitedFor(t *testing.T) {
 	a.Close()
 	o := fast("b")
 	o.Wait, o.ProvenDead = time.Minute, func(r Record) bool { return r.Instance == la.Instance() }
-	if lb, err := newTestManager(t, d.connect(), o).TryAcquire(t.Context()); err != nil || lb.Epoch() != 2 {
+	if lb, err := newTestManager(t, d.connect(), o).TryAcquire(t.Context()); err != nil || lb.Epoch() <= la.Epoch() {
 		t.Fatalf("not taken at once: %v", err)
 	}
 }
@@ -259,7 +259,7 @@ func TestServerGone(t *testing.T) {
 	}
 	next := acquiring(t, a)
 	d.start()
-	if again := <-next; again == nil || again.Epoch() != la.Epoch()+1 {
+	if again := <-next; again == nil || again.Epoch() <= la.Epoch() {
 		t.Fatal("not acquired again after the server's return")
 	}
 }
