@@ -18,7 +18,7 @@ func (s *fakeSession) Decode(ctx context.Context, cfg transport.DecodeConfig) (<
 		return nil, err
 	}
 	work, cancel := context.WithCancel(ctx)
-	stop := context.AfterFunc(s.life, cancel)
+	stop := context.AfterFunc(s.life, cancel) //nolint:contextcheck // the session's end ends it too
 	out := make(chan transport.StreamChunk)
 	go func() {
 		defer close(out)
