@@ -51,7 +51,7 @@ test: build ## run everything: vet, unit, race, conformance, end to end with rea
 
 .PHONY: bench
 bench: build ## measure against the bare runtime; writes bench/results.json
-	CGO_ENABLED=0 go run ./bench
+	CGO_ENABLED=0 go run ./bench -model "$$(echo "$$(scripts/deps.sh --print-dir model)"/*.gguf)"
 
 .PHONY: fuzz
 fuzz: ## run every fuzz target for FUZZTIME (default 20s)

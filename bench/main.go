@@ -7,6 +7,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -71,8 +72,9 @@ func main() {
 	flag.StringVar(&out, "out", "bench/results.json", "where to write the results")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
-	defer stop()
-	if err := b.run(ctx, out); err != nil {
+	err := b.run(ctx, out)
+	stop()
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
@@ -80,7 +82,7 @@ func main() {
 
 func (b *bench) run(ctx context.Context, out string) error {
 	if b.model == "" {
-		return fmt.Errorf("-model is required; `make bench` passes the test model")
+		return errors.New("-model is required; `make bench` passes the test model")
 	}
 	var err error
 	for _, p := range []*string{&b.bin, &b.libDir, &b.model} {

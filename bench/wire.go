@@ -184,7 +184,7 @@ func drainBareStream(ctx context.Context, conn *grpc.ClientConn) (float64, error
 	for {
 		var chunk chunkBody
 		err := stream.RecvMsg(&chunk)
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			break
 		}
 		if err != nil {

@@ -103,8 +103,8 @@ func (d *daemon) standBy(ctx context.Context) (*natslease.Lease, error) {
 	stop := d.serveStandby()
 	defer stop()
 	lease, err := d.leases.Acquire(ctx)
-	if err != nil && ctx.Err() != nil {
-		return nil, nil
+	if lease == nil && ctx.Err() != nil {
+		err = nil // told to stop: that is why
 	}
 	return lease, err
 }

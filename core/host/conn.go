@@ -29,7 +29,7 @@ type conn struct {
 }
 
 func (c *conn) Invoke(ctx context.Context, method string, args, reply any, opts ...grpc.CallOption) error {
-	err := error(nil)
+	var err error
 	if c.proc.gone() {
 		err = c.fatal()
 	} else {

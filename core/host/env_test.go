@@ -39,7 +39,7 @@ func TestBackoff(t *testing.T) {
 // TestSweepRunDirs: what a dead host left is removed, what a living or a
 // starting one has is not.
 func TestSweepRunDirs(t *testing.T) {
-	base, err := os.MkdirTemp("", "s-")
+	base, err := os.MkdirTemp("", "s-") //nolint:usetesting // sockets need short paths
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -86,7 +86,7 @@ func (h *Host) path() string {
 
 // binary is the path of the plugin's binary, absolute, if it can be run.
 func (h *Host) binary() (string, error) {
-	err := error(nil)
+	var err error
 	if h.opts.Path != "" {
 		err = checkBinary(h.opts.Path)
 	} else {

@@ -119,7 +119,7 @@ func options(t *testing.T, backend string, settings any) (Options, *record) {
 	runs := t.TempDir()
 	if len(runs) > maxRunDirBase {
 		var err error
-		if runs, err = os.MkdirTemp("", "h-"); err != nil {
+		if runs, err = os.MkdirTemp("", "h-"); err != nil { //nolint:usetesting // sockets need short paths
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { _ = os.RemoveAll(runs) })

@@ -93,5 +93,5 @@ func (o Options) backoff(failures int) time.Duration {
 		pause *= 2
 	}
 	pause = min(pause, o.BackoffMax)
-	return pause - time.Duration(rand.Int64N(int64(pause/2)+1))
+	return pause - time.Duration(rand.Int64N(int64(pause/2)+1)) //nolint:gosec // jitter needs no secrecy
 }

@@ -2,6 +2,7 @@ package plugin
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -134,5 +135,5 @@ func (r *registration) GRPCServer(_ *goplugin.GRPCBroker, s *grpc.Server) error 
 }
 
 func (r *registration) GRPCClient(context.Context, *goplugin.GRPCBroker, *grpc.ClientConn) (any, error) {
-	return nil, fmt.Errorf("a plugin has no client side")
+	return nil, errors.New("a plugin has no client side")
 }

@@ -5,6 +5,7 @@ package plugin
 import (
 	"bufio"
 	"bytes"
+	"errors"
 	"io"
 	"os"
 	"os/exec"
@@ -29,7 +30,7 @@ func printer(t *testing.T) string {
 // TestServeByHand: a person who runs a plugin is told what to do.
 func TestServeByHand(t *testing.T) {
 	out, err := exec.Command(printer(t)).CombinedOutput()
-	if exit, ok := err.(*exec.ExitError); !ok || exit.ExitCode() != 1 {
+	if exit, ok := errors.AsType[*exec.ExitError](err); !ok || exit.ExitCode() != 1 {
 		t.Errorf("it ended with %v, want status 1", err)
 	}
 	if !strings.Contains(string(out), "run modeld --backend printer") {
@@ -77,7 +78,7 @@ func TestServe(t *testing.T) {
 			if took := time.Since(began); took > 2*time.Second {
 				t.Errorf("it outlived its host by %v", took)
 			}
-			if exit, ok := err.(*exec.ExitError); !ok || exit.ExitCode() != 1 {
+			if exit, ok := errors.AsType[*exec.ExitError](err); !ok || exit.ExitCode() != 1 {
 				t.Errorf("it ended with %v, want status 1", err)
 			}
 			if len(rest) > 0 {

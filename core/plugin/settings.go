@@ -11,6 +11,8 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+
+	"modeld/core/nearest"
 )
 
 // Settings decodes the backend's settings, which the host passes in the
@@ -104,27 +106,5 @@ func suggestion(path, key string, known []string) string {
 	if len(known) == 0 {
 		return ": there are no settings here"
 	}
-	nearest := slices.MinFunc(known, func(a, b string) int { return distance(key, a) - distance(key, b) })
-	return fmt.Sprintf(": the nearest known one is %q", path+nearest)
-}
-
-// distance is the number of single-byte edits between two names.
-func distance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			cost := diagonal
-			if a[i] != b[j] {
-				cost++
-			}
-			diagonal = row[j+1]
-			row[j+1] = min(cost, row[j]+1, row[j+1]+1)
-		}
-	}
-	return row[len(b)]
+	return fmt.Sprintf(": the nearest known one is %q", path+nearest.Of(key, known))
 }

@@ -15,7 +15,7 @@ type testSettings struct {
 		Blocks int `json:"blocks"`
 	} `json:"cache"`
 	Labels map[string]string `json:"labels"`
-	hidden int
+	hidden int               //nolint:unused // unexported fields are no settings
 }
 
 func TestSettings(t *testing.T) {

@@ -25,6 +25,7 @@ func (noBackend) Embed(context.Context, transport.EmbedRequest) (transport.Embed
 	return transport.EmbedResult{}, errNoBackend
 }
 
+//nolint:unparam // an interface's method
 func (noBackend) Status(context.Context) (transport.DaemonStatus, error) {
 	return transport.DaemonStatus{Backend: "none", State: transport.SlotEmpty}, nil
 }

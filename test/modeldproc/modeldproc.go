@@ -113,7 +113,7 @@ func (d *Daemon) AwaitLog(ctx context.Context, text string) (string, error) {
 			if line, _ := d.log.find(text); line != "" {
 				return line, nil
 			}
-			return "", fmt.Errorf("modeld ended (%v) before it logged %q:\n%s", d.err, text, d.Log())
+			return "", fmt.Errorf("modeld ended (%w) before it logged %q:\n%s", d.err, text, d.Log())
 		case <-ctx.Done():
 			return "", fmt.Errorf("%w before modeld logged %q:\n%s", ctx.Err(), text, d.Log())
 		}

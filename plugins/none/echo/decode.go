@@ -119,7 +119,7 @@ func (g *generation) next(made int) transport.StreamChunk {
 	g.said++
 	g.resident = append(g.resident, token)
 	g.report.DecodeCalls++
-	return transport.StreamChunk{Text: string(rune(token)), Tokens: 1, FinishReason: g.finish(made)}
+	return transport.StreamChunk{Text: string(token), Tokens: 1, FinishReason: g.finish(made)}
 }
 
 // finish is the reason for which the generation has come to its end, or "".
