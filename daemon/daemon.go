@@ -83,7 +83,7 @@ func (d *daemon) newManager(nc *connection) (*natslease.Manager, error) {
 
 // live alternates between standing by and owning until ctx ends.
 func (d *daemon) live(ctx context.Context) error {
-	for {
+	for ctx.Err() == nil {
 		lease, err := d.standBy(ctx)
 		if err != nil || lease == nil {
 			return err
@@ -91,10 +91,8 @@ func (d *daemon) live(ctx context.Context) error {
 		if err := d.own(ctx, lease); err != nil {
 			return err
 		}
-		if ctx.Err() != nil {
-			return nil
-		}
 	}
+	return nil
 }
 
 // standBy answers as one that does not own until the slot is acquired. It

@@ -3,7 +3,6 @@ package natslease
 import (
 	"context"
 	"fmt"
-	"io"
 	"log/slog"
 	"testing"
 	"time"
@@ -86,7 +85,7 @@ func fast(host string) Options {
 	return Options{
 		Slot: "s", Host: host, Wait: 2 * time.Second, FreshStore: true,
 		Info:   Info{Endpoint: "127.0.0.1:1", Backend: "none", Version: "test"},
-		Logger: slog.New(slog.NewTextHandler(io.Discard, nil)),
+		Logger: slog.New(slog.DiscardHandler),
 	}
 }
 
