@@ -7,6 +7,7 @@ import (
 	_ "embed"
 	"errors"
 	"log/slog"
+	"maps"
 	"time"
 
 	"modeld/core/transport"
@@ -114,11 +115,12 @@ type Limits struct {
 	SessionsPerConnection int `koanf:"sessions_per_connection"`
 }
 
-// Engine has the engine's limits, which are passed to the plugin.
+// Engine has the engine's limits, which are passed to the plugin. 0 leaves one
+// to the engine.
 type Engine struct {
-	MaxSessions  int `koanf:"max_sessions" json:"max_sessions"`
-	QueueLimit   int `koanf:"queue_limit" json:"queue_limit"`
-	PrefillChunk int `koanf:"prefill_chunk" json:"prefill_chunk"`
+	MaxSessions  int `koanf:"max_sessions" json:"max_sessions,omitempty"`
+	QueueLimit   int `koanf:"queue_limit" json:"queue_limit,omitempty"`
+	PrefillChunk int `koanf:"prefill_chunk" json:"prefill_chunk,omitempty"`
 }
 
 // Log says what is logged and how.
@@ -134,9 +136,8 @@ var ErrInvalid = errors.New("configuration")
 type Size int64
 
 // PluginSettings is what the backend's plugin is given: its own section and,
-// for the backends that run the engine, the engine's limits.
+// where one is set, the engine's limits. The backend none has no engine.
 func (c *Config) PluginSettings() map[string]any {
-	settings := map[string]any{}
 	section := c.Backends[c.Backend]
 	switch c.Backend {
 	case "llama":
@@ -146,10 +147,9 @@ func (c *Config) PluginSettings() map[string]any {
 	case "none":
 		section = c.None
 	}
-	for k, v := range section {
-		settings[k] = v
-	}
-	if c.Backend == "llama" || c.Backend == "openvino" {
+	settings := map[string]any{}
+	maps.Copy(settings, section)
+	if c.Engine != (Engine{}) && c.Backend != "none" {
 		settings["engine"] = c.Engine
 	}
 	return settings
