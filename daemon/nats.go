@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -93,14 +94,23 @@ func (d *daemon) dial(ctx context.Context, addr string) (*nats.Conn, error) {
 	}
 }
 
-// redacted hides a URL's credentials.
-func redacted(addr string) string {
-	u, err := url.Parse(addr)
-	if err != nil {
-		return "(a URL that can't be parsed)"
+// redacted hides the credentials in a list of URLs as the NATS client reads it:
+// with commas between, and nats:// where a scheme is missing.
+func redacted(addrs string) string {
+	var clean []string
+	for addr := range strings.SplitSeq(addrs, ",") {
+		addr = strings.TrimSpace(addr)
+		if !strings.Contains(addr, "://") {
+			addr = "nats://" + addr
+		}
+		u, err := url.Parse(addr)
+		if err != nil {
+			return "(a URL that can't be parsed)"
+		}
+		if u.User != nil {
+			u.User = url.User("hidden")
+		}
+		clean = append(clean, u.String())
 	}
-	if u.User != nil {
-		u.User = url.User("***")
-	}
-	return u.String()
+	return strings.Join(clean, ",")
 }
