@@ -8,12 +8,13 @@ import (
 
 // Defaults of Options.
 const (
-	DefaultMaxSessions   = 256
-	DefaultQueueLimit    = 128
-	DefaultPrefillChunk  = 256
-	DefaultStreamBuffer  = 64
-	DefaultSnapshots     = 64
-	DefaultSnapshotBytes = 512 << 20
+	DefaultMaxSessions    = 256
+	DefaultQueueLimit     = 128
+	DefaultPrefillChunk   = 256
+	DefaultStreamBuffer   = 64
+	DefaultStreamInterval = 20 * time.Millisecond
+	DefaultSnapshots      = 64
+	DefaultSnapshotBytes  = 512 << 20
 )
 
 // Options configure a Service. Zero fields take the stated defaults.
@@ -33,6 +34,11 @@ type Options struct {
 	// StreamBuffer is the most generated tokens that wait for the reader of
 	// one generation; a generation whose buffer is full pauses. Default: 64.
 	StreamBuffer int
+	// StreamInterval is the least time between two chunks of one generation;
+	// tokens that come faster share a chunk, which leaves more of the cores
+	// to the runtime. The first token never waits. Negative: a chunk for
+	// every token. Default: 20 ms.
+	StreamInterval time.Duration
 	// Snapshots and SnapshotBytes bound the snapshots kept in memory; the
 	// least recently used goes first. Defaults: 64 and 512 MiB.
 	Snapshots     int
@@ -52,6 +58,9 @@ func (o Options) withDefaults() Options {
 	setDefault(&o.StreamBuffer, DefaultStreamBuffer)
 	setDefault(&o.Snapshots, DefaultSnapshots)
 	setDefault(&o.SnapshotBytes, DefaultSnapshotBytes)
+	if o.StreamInterval == 0 {
+		o.StreamInterval = DefaultStreamInterval
+	}
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}

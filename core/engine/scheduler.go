@@ -101,12 +101,7 @@ func (s *scheduler) fault() error {
 }
 
 // signal makes the goroutine look at everything again.
-func (s *scheduler) signal() {
-	select {
-	case s.wake <- struct{}{}:
-	default:
-	}
-}
+func (s *scheduler) signal() { signal(s.wake) }
 
 func (s *scheduler) run() {
 	defer close(s.done)

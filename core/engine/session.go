@@ -275,7 +275,7 @@ func (c *session) generation(ctx context.Context, cfg transport.DecodeConfig) (*
 	}
 	return &job{
 		ctx: ctx, sess: c, manifest: c.manifest,
-		stream:  newStream(c.sched.opts.StreamBuffer, c.sched.signal),
+		stream:  newStream(c.sched.opts.StreamBuffer, c.sched.opts.StreamInterval, c.sched.signal),
 		sampler: newSampler(params),
 		most:    most,
 	}, text, nil

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"time"
 	"unicode/utf8"
 
 	"modeld/core/transport"
@@ -15,11 +16,13 @@ import (
 // path, and waits for slow readers. It ends soon after the scheduler has called
 // end, and not before, so that a closed channel means a settled session.
 type stream struct {
-	limit int
-	wake  func() // tells the scheduler to look at the stream again
-	out   chan transport.StreamChunk
-	ready chan struct{} // one pending signal for the goroutine
-	ended chan struct{} // closed by end
+	limit    int
+	interval time.Duration // the least time between two chunks
+	wake     func()        // tells the scheduler to look at the stream again
+	out      chan transport.StreamChunk
+	ready    chan struct{} // one pending signal for the goroutine
+	crowded  chan struct{} // the same, when half of limit is pending
+	ended    chan struct{} // closed by end
 
 	mu      sync.Mutex
 	pending []Token
@@ -28,12 +31,13 @@ type stream struct {
 	broken  error  // why this side can't go on
 }
 
-func newStream(limit int, wake func()) *stream {
+func newStream(limit int, interval time.Duration, wake func()) *stream {
 	return &stream{
-		limit: limit, wake: wake,
-		out:   make(chan transport.StreamChunk, 1),
-		ready: make(chan struct{}, 1),
-		ended: make(chan struct{}),
+		limit: limit, interval: interval, wake: wake,
+		out:     make(chan transport.StreamChunk, 1),
+		ready:   make(chan struct{}, 1),
+		crowded: make(chan struct{}, 1),
+		ended:   make(chan struct{}),
 	}
 }
 
@@ -41,9 +45,18 @@ func newStream(limit int, wake func()) *stream {
 func (st *stream) push(t Token) {
 	st.mu.Lock()
 	st.pending = append(st.pending, t)
+	crowded := 2*len(st.pending) >= st.limit
 	st.mu.Unlock()
+	signal(st.ready)
+	if crowded {
+		signal(st.crowded)
+	}
+}
+
+// signal leaves one signal pending.
+func signal(ch chan<- struct{}) {
 	select {
-	case st.ready <- struct{}{}:
+	case ch <- struct{}{}:
 	default:
 	}
 }
@@ -78,7 +91,9 @@ func (st *stream) run(ctx context.Context, text *textDecoder) {
 	var (
 		tokens []Token
 		held   transport.StreamChunk // generated and not delivered
+		pause  = time.NewTimer(0)
 	)
+	defer pause.Stop()
 	for {
 		ended := false
 		select {
@@ -97,6 +112,7 @@ func (st *stream) run(ctx context.Context, text *textDecoder) {
 		select {
 		case st.out <- held:
 			held = transport.StreamChunk{}
+			st.gather(pause)
 		case <-ctx.Done(): // the scheduler ends it
 		case <-st.ended:
 		}
@@ -104,6 +120,20 @@ func (st *stream) run(ctx context.Context, text *textDecoder) {
 	held.Text += text.rest()
 	held.FinishReason, held.Error = st.reason, st.err
 	st.deliverLast(held)
+}
+
+// gather lets tokens collect for the next chunk: what a chunk costs on its way to
+// the client, it takes from the cores that compute.
+func (st *stream) gather(pause *time.Timer) {
+	if st.interval <= 0 {
+		return
+	}
+	pause.Reset(st.interval)
+	select {
+	case <-pause.C:
+	case <-st.crowded:
+	case <-st.ended:
+	}
 }
 
 // take returns what is pending, in buf's memory.
