@@ -99,7 +99,17 @@ func part(name string) (string, error) {
 // serve starts a daemon that ends with the test, cleanly.
 func serve(t *testing.T, args ...string) *modeldproc.Daemon {
 	t.Helper()
-	d, err := modeldproc.Start(within(t, time.Minute), modeld, args...)
+	d := launch(t, args...)
+	if err := d.AwaitServing(within(t, time.Minute)); err != nil {
+		t.Fatal(err)
+	}
+	return d
+}
+
+// launch is serve for one that does not serve yet.
+func launch(t *testing.T, args ...string) *modeldproc.Daemon {
+	t.Helper()
+	d, err := modeldproc.Launch(modeld, args...)
 	if err != nil {
 		t.Fatal(err)
 	}
