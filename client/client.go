@@ -99,7 +99,7 @@ func Owner(ctx context.Context, opts Options) (natslease.Record, error) {
 	options := append(natslease.ConnectOptions(), nats.Name("modeld client"), nats.Timeout(opts.Timeout), nats.NoReconnect())
 	nc, err := nats.Connect(opts.URL, append(options, opts.NATS...)...)
 	if err != nil {
-		return natslease.Record{}, fmt.Errorf("nats: %w", err)
+		return natslease.Record{}, fmt.Errorf("the lease: %w", err)
 	}
 	defer nc.Close()
 	rec, err := natslease.Resolve(ctx, nc, opts.Bucket, opts.Slot)

@@ -1,19 +1,13 @@
 package main
 
 import (
-	"bufio"
-	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"os"
-	"os/signal"
-	"strings"
+	"math"
 	"unicode/utf8"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/term"
 
 	"modeld/client"
 	"modeld/core/transport"
@@ -60,7 +54,7 @@ Ctrl-D ends the chat.`,
 }
 
 // decodeConfig takes only what was given.
-func (f chatFlags) decodeConfig(given func(string) bool) transport.DecodeConfig {
+func (f chatFlags) decodeConfig(given func(string) bool) (transport.DecodeConfig, error) {
 	cfg := transport.DecodeConfig{MaxTokens: f.maxTokens, TopK: f.topK}
 	if given("temperature") {
 		cfg.Temperature = &f.temperature
@@ -71,42 +65,50 @@ func (f chatFlags) decodeConfig(given func(string) bool) transport.DecodeConfig 
 	if given("seed") {
 		cfg.Seed = &f.seed
 	}
-	return cfg
+	bad := func(flag string, value any, rule string) error {
+		return usageError{fmt.Errorf("--%s %v: it must be %s", flag, value, rule)}
+	}
+	switch {
+	case f.maxTokens < 0:
+		return cfg, bad("max-tokens", f.maxTokens, "at least 0, where 0 sets no limit")
+	case f.topK < 0:
+		return cfg, bad("top-k", f.topK, "at least 0, where 0 is off")
+	case !(f.temperature >= 0) || math.IsInf(f.temperature, 0): // nor NaN
+		return cfg, bad("temperature", f.temperature, "at least 0, where 0 is greedy")
+	case given("top-p") && !(f.topP > 0 && f.topP <= 1):
+		return cfg, bad("top-p", f.topP, "above 0 and at most 1")
+	}
+	return cfg, nil
 }
 
 func runChat(cmd *cobra.Command, src *sources, f chatFlags) error {
 	once := cmd.Flags().Changed("prompt")
-	prompt, err := readPrompt(f.prompt, cmd.InOrStdin())
+	decode, err := f.decodeConfig(cmd.Flags().Changed)
+	if err != nil {
+		return err
+	}
+	prompt, err := readText("prompt", f.prompt, cmd.InOrStdin())
 	if err != nil {
 		return err
 	}
 	if once && prompt == "" {
 		return usageError{errors.New("the prompt is empty; leave --prompt out to chat interactively")}
 	}
+	if err := checkUTF8("system message", f.system); err != nil {
+		return err
+	}
 	cfg, err := src.load(cmd.Flags())
 	if err != nil {
 		return err
 	}
-	// Ctrl-C ends the command here, and only the answer while one is coming.
-	ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt)
-	conn, err := dial(ctx, cfg)
-	stop()
-	if err != nil {
-		return err
-	}
-	defer func() { _ = conn.Close() }()
-	session, err := conn.OpenSession(cmd.Context(), transport.OpenSessionRequest{})
-	if err != nil {
-		return err
-	}
-	defer func() { _ = session.Close() }()
+	t := &talk{config: cfg, decode: decode, out: cmd.OutOrStdout(), notes: cmd.ErrOrStderr(), json: f.json}
+	defer t.close()
 	var messages []client.Message
 	if f.system != "" {
 		messages = append(messages, client.Message{Role: transport.SegmentSystem, Content: f.system})
 	}
-	t := &talk{
-		chat: client.NewChat(session, messages...), cfg: f.decodeConfig(cmd.Flags().Changed),
-		out: cmd.OutOrStdout(), notes: cmd.ErrOrStderr(), json: f.json,
+	if err := t.open(cmd.Context(), messages); err != nil {
+		return err
 	}
 	if once {
 		return t.turn(cmd.Context(), prompt)
@@ -114,18 +116,19 @@ func runChat(cmd *cobra.Command, src *sources, f chatFlags) error {
 	return t.loop(cmd.Context(), cmd.InOrStdin())
 }
 
-func readPrompt(prompt string, stdin io.Reader) (string, error) {
-	if prompt == "-" {
+// readText returns a flag's text, or standard input where it is "-".
+func readText(what, text string, stdin io.Reader) (string, error) {
+	if text == "-" {
 		data, err := io.ReadAll(io.LimitReader(stdin, maxInput+1))
 		if err != nil {
-			return "", fmt.Errorf("read the prompt from standard input: %w", err)
+			return "", fmt.Errorf("read the %s from standard input: %w", what, err)
 		}
 		if len(data) > maxInput {
-			return "", usageError{fmt.Errorf("the prompt on standard input is longer than %d MiB", maxInput>>20)}
+			return "", usageError{fmt.Errorf("the %s on standard input is longer than %d MiB", what, maxInput>>20)}
 		}
-		prompt = string(data)
+		text = string(data)
 	}
-	return prompt, checkUTF8("prompt", prompt)
+	return text, checkUTF8(what, text)
 }
 
 func checkUTF8(what, text string) error {
@@ -137,106 +140,4 @@ func checkUTF8(what, text string) error {
 		}
 	}
 	return nil
-}
-
-// talk is one chat on a terminal or in a pipe.
-type talk struct {
-	chat       *client.Chat
-	cfg        transport.DecodeConfig
-	out, notes io.Writer
-	json       bool
-}
-
-// answer is an answer in JSON.
-type answer struct {
-	Text            string               `json:"text"`
-	Thinking        string               `json:"thinking,omitempty"`
-	ToolCalls       []transport.ToolCall `json:"tool_calls,omitempty"`
-	Tokens          int                  `json:"tokens"`
-	FinishReason    string               `json:"finish_reason"`
-	Reused          int                  `json:"reused"`
-	Prefilled       int                  `json:"prefilled"`
-	Dropped         int                  `json:"dropped"`
-	FirstSeconds    float64              `json:"first_seconds"`
-	Seconds         float64              `json:"seconds"`
-	TokensPerSecond float64              `json:"tokens_per_second"`
-}
-
-// turn sends one message and prints the answer. Ctrl-C stops it.
-func (t *talk) turn(ctx context.Context, text string) error {
-	ctx, stop := signal.NotifyContext(ctx, os.Interrupt)
-	defer stop()
-	emit := func(c transport.StreamChunk) { _, _ = io.WriteString(t.out, c.Thinking+c.Text) }
-	if t.json {
-		emit = nil
-	}
-	turn, err := t.chat.Send(ctx, text, t.cfg, emit)
-	if err != nil {
-		if turn.Text != "" && !t.json {
-			_, _ = fmt.Fprintln(t.out)
-		}
-		return err
-	}
-	prefilled := turn.Prefix.PrefilledTokens + turn.Suffix.SuffixTokens
-	if t.json {
-		return json.NewEncoder(t.out).Encode(answer{
-			Text: turn.Text, Thinking: turn.Thinking, ToolCalls: turn.ToolCalls,
-			Tokens: turn.Tokens, FinishReason: turn.FinishReason,
-			Reused: turn.Prefix.ReusedTokens, Prefilled: prefilled, Dropped: turn.Prefix.DroppedTokens,
-			FirstSeconds: turn.FirstChunk.Seconds(), Seconds: (turn.FirstChunk + turn.Decode).Seconds(),
-			TokensPerSecond: turn.TokensPerSecond(),
-		})
-	}
-	if _, err := fmt.Fprintln(t.out); err != nil {
-		return err
-	}
-	note := fmt.Sprintf("[%d tokens at %.1f tokens/s (%s); context: %d reused, %d prefilled; first token after %d ms]",
-		turn.Tokens, turn.TokensPerSecond(), turn.FinishReason, turn.Prefix.ReusedTokens, prefilled, turn.FirstChunk.Milliseconds())
-	if isTerminal(t.notes) {
-		note = "\x1b[2m" + note + "\x1b[0m"
-	}
-	_, err = fmt.Fprintln(t.notes, note)
-	return err
-}
-
-// loop reads lines until the input ends. A message that fails is told, and the
-// conversation goes on where that makes sense.
-func (t *talk) loop(ctx context.Context, in io.Reader) error {
-	prompt := ""
-	if isTerminal(in) {
-		prompt = "> "
-		_, _ = fmt.Fprintln(t.notes, "Ctrl-C stops an answer, Ctrl-D ends the chat.")
-	}
-	lines := bufio.NewScanner(in)
-	lines.Buffer(nil, maxInput)
-	for {
-		_, _ = io.WriteString(t.notes, prompt)
-		if !lines.Scan() {
-			if prompt != "" {
-				_, _ = fmt.Fprintln(t.notes)
-			}
-			return lines.Err()
-		}
-		text := strings.TrimSpace(lines.Text())
-		if text == "" {
-			continue
-		}
-		err := checkUTF8("message", text)
-		if err == nil {
-			err = t.turn(ctx, text)
-		}
-		switch {
-		case errors.Is(err, context.Canceled) && ctx.Err() == nil:
-			_, _ = fmt.Fprintln(t.notes, "[stopped]")
-		case errors.Is(err, transport.ErrContextOverflow), errors.As(err, new(usageError)):
-			_, _ = fmt.Fprintln(t.notes, "modeld:", oneLine(err))
-		case err != nil:
-			return err
-		}
-	}
-}
-
-func isTerminal(stream any) bool {
-	f, ok := stream.(*os.File)
-	return ok && term.IsTerminal(int(f.Fd()))
 }

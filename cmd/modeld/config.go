@@ -29,7 +29,7 @@ func newConfig(src *sources) *cobra.Command {
 			return cfg.Print(cmd.OutOrStdout())
 		},
 	}
-	src.addServe(cmd.Flags())
+	src.addServe(cmd)
 	cmd.Flags().BoolVar(&defaults, "defaults", false, "print the commented file of all keys with their defaults")
 	return cmd
 }

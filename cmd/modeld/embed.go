@@ -17,7 +17,7 @@ func newEmbed(src *sources) *cobra.Command {
 		Example: "  modeld embed --text \"a short text\"\n  modeld embed --text - < file.txt",
 		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			text, err := readPrompt(text, cmd.InOrStdin())
+			text, err := readText("text", text, cmd.InOrStdin())
 			if err != nil {
 				return err
 			}

@@ -4,46 +4,34 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
+	"io"
 	"os"
 	"strings"
 
 	"github.com/spf13/cobra"
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
-
-	"modeld/cmd/modeld/internal/config"
-	"modeld/core/transport"
-	"modeld/natslease"
-	"modeld/natsserver"
 )
 
 // version is set by the linker.
 var version = "dev"
 
-// The exit codes. They are documented in the help text and the README.
-const (
-	exitOK          = 0
-	exitFailure     = 1
-	exitUsage       = 2 // flags or configuration
-	exitUnreachable = 3 // no owner, or it does not answer
-	exitRefused     = 4 // the owner refused: model, context, fence
-	exitInterrupted = 130
-)
-
-// usageError is one of flags or configuration.
-type usageError struct{ error }
-
-func (e usageError) Unwrap() error { return e.error }
-
 func main() {
+	os.Exit(run(context.Background(), os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
+}
+
+// run runs one command and returns its exit code.
+func run(ctx context.Context, args []string, in io.Reader, out, notes io.Writer) int {
 	root := newRoot()
-	err := root.ExecuteContext(context.Background())
+	root.SetArgs(args)
+	root.SetIn(in)
+	root.SetOut(out)
+	root.SetErr(notes)
+	err := root.ExecuteContext(ctx)
 	if err != nil {
-		fmt.Fprintln(os.Stderr, "modeld:", oneLine(err))
+		_, _ = fmt.Fprintln(notes, "modeld:", oneLine(err))
 	}
-	os.Exit(exitCode(err))
+	code, _ := outcome(err)
+	return code
 }
 
 func newRoot() *cobra.Command {
@@ -59,8 +47,9 @@ With flags and no command it serves: modeld --backend openvino is
 modeld serve --backend openvino.
 
 Exit codes: 0 all well, 1 failure, 2 wrong flags or configuration, 3 nobody owns
-the slot or the owner does not answer, 4 the owner refused the call, 130
-interrupted.`,
+the slot or the owner does not answer, 4 the model or its owner refused (context
+too small, model not loadable, ownership moved), 130 interrupted, 143 terminated
+by a second SIGTERM.`,
 		Example: `  modeld serve --backend llama --model ./model.gguf
   modeld chat --prompt "What is a lease?"
   modeld status`,
@@ -68,12 +57,14 @@ interrupted.`,
 		SilenceUsage:  true,
 		SilenceErrors: true,
 		Args:          noArgs,
+
+		SuggestionsMinimumDistance: 2,
 	}
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return usageError{fmt.Errorf("%w; see %s --help", err, cmd.CommandPath())}
 	})
 	src.addCommon(root.PersistentFlags())
-	src.addServe(root.Flags())
+	src.addServe(root)
 	root.RunE = func(cmd *cobra.Command, _ []string) error {
 		if !src.anyServeFlag(cmd.Flags()) {
 			return cmd.Help()
@@ -94,36 +85,4 @@ func noArgs(cmd *cobra.Command, args []string) error {
 		hint = "did you mean " + strings.Join(near, " or ") + "?"
 	}
 	return usageError{fmt.Errorf("unknown argument %q; %s", args[0], hint)}
-}
-
-// exitCode classifies an error.
-func exitCode(err error) int {
-	var usage usageError
-	switch {
-	case err == nil:
-		return exitOK
-	case errors.As(err, &usage), errors.Is(err, config.ErrInvalid):
-		return exitUsage
-	case errors.Is(err, context.Canceled):
-		return exitInterrupted
-	case errors.Is(err, natslease.ErrNoOwner), errors.Is(err, natsserver.ErrNotServing), errors.Is(err, errUnreachable),
-		status.Code(err) == codes.Unavailable:
-		return exitUnreachable
-	}
-	for _, refused := range []error{
-		transport.ErrStaleFence, transport.ErrNotOwner, transport.ErrSessionClosed, transport.ErrSessionFatal,
-		transport.ErrModelBusy, transport.ErrModelNotActive, transport.ErrModelSwitchRequired, transport.ErrSlotGenerationStale,
-		transport.ErrBackendMismatch, transport.ErrManifestMismatch, transport.ErrDigestMismatch, transport.ErrContextOverflow,
-		transport.ErrDeviceBusy, transport.ErrInsufficientMemory, transport.ErrUnsupportedFeature, transport.ErrUnsupportedModelType,
-	} {
-		if errors.Is(err, refused) {
-			return exitRefused
-		}
-	}
-	return exitFailure
-}
-
-// oneLine is an error as a line.
-func oneLine(err error) string {
-	return strings.Join(strings.FieldsFunc(err.Error(), func(r rune) bool { return r == '\n' || r == '\r' }), "; ")
 }

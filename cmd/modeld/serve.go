@@ -30,7 +30,7 @@ lease; a second one ends modeld at once.`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return serve(cmd, src) },
 	}
-	src.addServe(cmd.Flags())
+	src.addServe(cmd)
 	return cmd
 }
 

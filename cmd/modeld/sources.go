@@ -8,15 +8,13 @@ import (
 	"os"
 
 	"github.com/nats-io/nats.go"
+	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
 	"modeld/client"
 	"modeld/cmd/modeld/internal/config"
 	"modeld/natsserver"
 )
-
-// errUnreachable: NATS, or the owner, does not answer.
-var errUnreachable = errors.New("unreachable")
 
 // flagKeys are the configuration's keys that flags set.
 var flagKeys = map[string]string{
@@ -38,10 +36,13 @@ func (s *sources) addCommon(f *pflag.FlagSet) {
 	f.StringVar(&s.stateDir, "state-dir", "", "folder for what must last (default ~/.local/state/modeld)")
 }
 
-func (s *sources) addServe(f *pflag.FlagSet) {
+func (s *sources) addServe(cmd *cobra.Command) {
+	f := cmd.Flags()
 	f.StringVar(&s.backend, "backend", "", "backend to run: llama, openvino, none, or NAME of a binary modeld-NAME (default \"llama\")")
 	f.StringVar(&s.model, "model", "", "model to serve: a configured name, or the path of a GGUF file or an IR folder")
 	f.StringVar(&s.listen, "listen", "", "where clients dial: HOST:PORT on loopback or unix:PATH (default: a socket in --state-dir)")
+	_ = cmd.RegisterFlagCompletionFunc("backend", // fails for a flag that is not there
+		cobra.FixedCompletions([]string{"llama", "openvino", "none"}, cobra.ShellCompDirectiveNoFileComp))
 }
 
 // anyServeFlag reports whether a flag of serve, or one that serve shares, was
@@ -108,8 +109,29 @@ func dial(ctx context.Context, c *config.Config) (*client.Client, error) {
 		return nil, err
 	}
 	conn, err := client.Open(ctx, opts)
-	if errors.Is(err, nats.ErrNoServers) || errors.Is(err, nats.ErrTimeout) {
-		err = fmt.Errorf("%w: %w; is the NATS server up, and are nats.url and its credentials right?", errUnreachable, err)
+	return conn, reached(opts, err)
+}
+
+// noOwnerError is client.ErrNoOwner in plain words.
+type noOwnerError struct{ slot, bucket string }
+
+func (e noOwnerError) Error() string {
+	return fmt.Sprintf("nobody owns the slot %s (in the bucket %s)", e.slot, e.bucket)
+}
+
+func (noOwnerError) Unwrap() error { return client.ErrNoOwner }
+
+// reached marks errors that say that somebody did not answer.
+func reached(opts client.Options, err error) error {
+	switch {
+	case err == nil, errors.Is(err, context.Canceled):
+		return err
+	case errors.Is(err, client.ErrNoOwner):
+		return noOwnerError{opts.Slot, opts.Bucket}
+	case errors.Is(err, nats.ErrNoServers), errors.Is(err, nats.ErrTimeout),
+		errors.Is(err, nats.ErrAuthorization), errors.Is(err, nats.ErrAuthExpired):
+		return fmt.Errorf("%w: %w; is the NATS server up, and are nats.url and its credentials right?", errUnreachable, err)
+	default:
+		return fmt.Errorf("%w: %w; modeld status shows what the lease has", errUnreachable, err)
 	}
-	return conn, err
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"modeld/client"
+	"modeld/cmd/modeld/internal/config"
 	"modeld/core/transport"
 	"modeld/natslease"
 )
@@ -45,18 +46,13 @@ func newStatus(src *sources) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			opts, err := clientOptions(cfg)
-			if err != nil {
-				return err
-			}
 			ctx, cancel := context.WithTimeout(cmd.Context(), 15*time.Second)
 			defer cancel()
 			r := report{Slot: cfg.Slot}
-			err = r.ask(ctx, opts)
-			if err != nil {
+			if err = r.ask(ctx, cfg); err != nil {
 				r.Error = oneLine(err)
 			}
-			return errors.Join(r.print(cmd.OutOrStdout(), asJSON), err)
+			return errors.Join(err, r.print(cmd.OutOrStdout(), asJSON))
 		},
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON object")
@@ -64,20 +60,24 @@ func newStatus(src *sources) *cobra.Command {
 }
 
 // ask fills in the report as far as somebody answers.
-func (r *report) ask(ctx context.Context, opts client.Options) error {
-	owner, err := client.Owner(ctx, opts)
+func (r *report) ask(ctx context.Context, cfg *config.Config) error {
+	opts, err := clientOptions(cfg)
 	if err != nil {
 		return err
+	}
+	owner, err := client.Owner(ctx, opts)
+	if err != nil {
+		return reached(opts, err)
 	}
 	r.Owner = &owner
 	conn, err := client.Open(ctx, opts)
 	if err != nil {
-		return fmt.Errorf("%w: %w", errUnreachable, err)
+		return reached(opts, err)
 	}
 	defer func() { _ = conn.Close() }()
 	h, err := conn.Health(ctx)
 	if err != nil {
-		return err
+		return reached(opts, err)
 	}
 	r.Health = &health{h.InstanceID, h.Ready, h.Backend}
 	st, err := conn.Status(ctx)
