@@ -11,6 +11,13 @@ CACHE   := $(or $(MODELD_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/modeld)
 
 GO_FLAGS := -trimpath -ldflags "-s -w -X main.version=$(VERSION)"
 PLUGINS  := llama none
+SETS     := llama model
+
+# OpenVINO's packages are for x86-64.
+ifeq ($(shell uname -m),x86_64)
+PLUGINS  += openvino
+SETS     += openvino openvino-tokenizers openvino-model
+endif
 
 # The linter is built once for all clones of a user.
 GOLANGCI_VERSION := v2.15.0
@@ -26,7 +33,7 @@ tools-go:
 
 .PHONY: deps
 deps: tools-go ## fetch the native libraries, the test model and the Go modules (pinned, cached)
-	@scripts/deps.sh llama model
+	@scripts/deps.sh $(SETS)
 	@go mod download
 
 .PHONY: build
@@ -38,6 +45,13 @@ build: deps ## build bin/modeld and its plugins
 		CGO_ENABLED=0 go build $(GO_FLAGS) -o bin/plugins/modeld-$$p ./plugins/$$p || exit 1; \
 	done
 	@ln -sfn "$$(scripts/deps.sh --print-dir llama)" bin/lib/llama
+ifneq ($(filter openvino,$(PLUGINS)),)
+	@$(MAKE) -s --no-print-directory bin/lib/openvino/libmodeld_ov.so
+	@ln -sfn "$$(scripts/deps.sh --print-dir openvino-tokenizers)/libopenvino_tokenizers.so" bin/lib/openvino/
+endif
+
+bin/lib/openvino/libmodeld_ov.so: native/openvino/modeld_ov.cpp native/openvino/build.sh
+	native/openvino/build.sh "$$(scripts/deps.sh --print-dir openvino)" $@
 
 .PHONY: demo
 demo: build ## serve the test model and stream one answer

