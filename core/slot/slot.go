@@ -276,7 +276,7 @@ func (s *Slot) Reload(ctx context.Context) error {
 		if want.ModelName == "" {
 			want = s.models.standard
 		}
-		if s.active != nil || want.ModelName == "" {
+		if s.active != nil || want.Path == "" { // there is nothing to load
 			s.mu.Unlock()
 			return nil
 		}

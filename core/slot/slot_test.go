@@ -148,9 +148,13 @@ func TestPathsWhereTheyAreAllowed(t *testing.T) {
 }
 
 func TestABackendWithoutModels(t *testing.T) {
-	s, err := slot.New(&backend{}, slot.Options{Backend: "none", InstanceID: "host-1-abc", Modelless: true})
+	b := &backend{}
+	s, err := slot.New(b, slot.Options{Backend: "none", InstanceID: "host-1-abc", Modelless: true})
 	if err != nil {
 		t.Fatal(err)
+	}
+	if err := s.Reload(t.Context()); err != nil || len(b.loads) != 0 {
+		t.Errorf("a reload without a model: %v, %d loads", err, len(b.loads))
 	}
 	if _, err := s.OpenSession(t.Context(), transport.OpenSessionRequest{}); err != nil {
 		t.Errorf("an unnamed model: %v", err)

@@ -16,7 +16,7 @@ import (
 // stateDir makes a short one: it holds a Unix socket.
 func stateDir(t *testing.T) string {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "modeld")
+	dir, err := os.MkdirTemp("", "modeld") //nolint:usetesting // t.TempDir is too long a path
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -97,13 +97,14 @@ func TestServeThatCannotStart(t *testing.T) {
 				_ = d.Kill()
 				t.Fatal(err)
 			}
-			var line string
+			var lines []string
 			for l := range strings.Lines(d.Log()) {
 				if strings.HasPrefix(l, "modeld: ") {
-					line += l
+					lines = append(lines, l)
 				}
 			}
-			if code != tt.code || strings.Count(line, "\n") != 1 {
+			line := strings.Join(lines, "")
+			if code != tt.code || len(lines) != 1 {
 				t.Errorf("exit code %d, want %d; it said %q\n%s", code, tt.code, line, d.Log())
 			}
 			for _, want := range tt.says {

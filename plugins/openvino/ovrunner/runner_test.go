@@ -98,7 +98,7 @@ func TestConformance(t *testing.T) {
 
 func TestText(t *testing.T) {
 	r := load(t, ovrunner.Settings{}, transport.Config{NumCtx: 256})
-	for _, text := range []string{"Hello, world", "東京 and 👩‍👩‍👧", " spaces  ", "line\nline", "a\x00b"} {
+	for _, text := range []string{"Hello, world", "東京 and 👩‍👩‍👧", " spaces  ", "a line\nand one", "a\x00b"} {
 		tokens, err := r.Tokenize(text, false)
 		if err != nil {
 			t.Fatalf("%q: %v", text, err)
