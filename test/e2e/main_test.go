@@ -48,8 +48,9 @@ func prepare(m *testing.M) (int, error) {
 	binDir, modeld = dir, filepath.Join(dir, "modeld")
 	for out, pkg := range map[string]string{
 		modeld: "modeld/cmd/modeld",
-		filepath.Join(dir, "plugins", "modeld-llama"): "modeld/plugins/llama",
-		filepath.Join(dir, "plugins", "modeld-none"):  "modeld/plugins/none",
+		filepath.Join(dir, "plugins", "modeld-llama"):    "modeld/plugins/llama",
+		filepath.Join(dir, "plugins", "modeld-none"):     "modeld/plugins/none",
+		filepath.Join(dir, "plugins", "modeld-openvino"): "modeld/plugins/openvino",
 	} {
 		cmd := exec.Command("go", "build", "-o", out, pkg)
 		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
@@ -67,6 +68,9 @@ func prepare(m *testing.M) (int, error) {
 	if err := os.Symlink(lib, filepath.Join(dir, "lib", "llama")); err != nil {
 		return 0, err
 	}
+	if err := prepareOpenVINO(filepath.Join(dir, "lib", "openvino")); err != nil {
+		return 0, err
+	}
 	model, err := part("model")
 	if err != nil {
 		return 0, err
@@ -81,6 +85,23 @@ func prepare(m *testing.M) (int, error) {
 		return 0, err
 	}
 	return code, nil
+}
+
+// prepareOpenVINO builds the shim and puts what it needs beside it.
+func prepareOpenVINO(dir string) error {
+	runtime, err := part("openvino")
+	if err != nil {
+		return err
+	}
+	if text, err := exec.Command("../../native/openvino/build.sh", runtime, filepath.Join(dir, "libmodeld_ov.so")).CombinedOutput(); err != nil {
+		return fmt.Errorf("build the OpenVINO shim: %w\n%s", err, text)
+	}
+	tokenizers, err := part("openvino-tokenizers")
+	if err != nil {
+		return err
+	}
+	const extension = "libopenvino_tokenizers.so"
+	return os.Symlink(filepath.Join(tokenizers, extension), filepath.Join(dir, extension))
 }
 
 // part returns where a fetched part is.

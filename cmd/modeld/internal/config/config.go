@@ -118,9 +118,10 @@ type Limits struct {
 // Engine has the engine's limits, which are passed to the plugin. 0 leaves one
 // to the engine.
 type Engine struct {
-	MaxSessions  int `koanf:"max_sessions" json:"max_sessions,omitempty"`
-	QueueLimit   int `koanf:"queue_limit" json:"queue_limit,omitempty"`
-	PrefillChunk int `koanf:"prefill_chunk" json:"prefill_chunk,omitempty"`
+	MaxSessions    int           `koanf:"max_sessions" json:"max_sessions,omitempty"`
+	QueueLimit     int           `koanf:"queue_limit" json:"queue_limit,omitempty"`
+	PrefillChunk   int           `koanf:"prefill_chunk" json:"prefill_chunk,omitempty"`
+	StreamInterval time.Duration `koanf:"stream_interval" json:"stream_interval"`
 }
 
 // Log says what is logged and how.
