@@ -119,7 +119,7 @@ func describe(lib *library, f *facts, p plan, c transport.Config) transport.Mode
 			break
 		}
 	}
-	info.FreeBytes, _ = freeMemory()
+	info.FreeBytes, _ = engine.FreeMemory()
 	info.UsableBytes = info.FreeBytes
 	info.RequiredBytes = info.WeightsBytes + info.OverheadBytes + info.KVBytesPerToken*int64(p.cells)
 	if info.KVBytesPerToken > 0 && info.FreeBytes > 0 {

@@ -19,7 +19,10 @@ func TestRunnerKeepsTheWaist(t *testing.T) {
 	})
 }
 
-// The engine over llama.cpp keeps the contract.
+// The engine over llama.cpp keeps the contract. Texts are not compared where
+// prefills of several sessions meet in one batch: the kernels round by the
+// batch's shape, and a gap of 0.009 between the two likeliest logits was seen to
+// flip. What one session generates is exact, as the waist's suite checks.
 func TestConformance(t *testing.T) {
 	svc := engine.New(llamarunner.New(settings(t)), engine.Options{})
 	t.Cleanup(func() {
@@ -28,7 +31,7 @@ func TestConformance(t *testing.T) {
 		}
 	})
 	transporttest.Run(t, func(*testing.T) transport.Service { return svc }, transporttest.Options{
-		Lacks:   []transporttest.Feature{transporttest.Store},
+		Lacks:   []transporttest.Feature{transporttest.Store, transporttest.ExactDecode},
 		Request: transport.OpenSessionRequest{Path: testparts.Model(t), Config: transport.Config{NumCtx: 512}},
 	})
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/hybridgroup/yzma/pkg/loader"
 	"github.com/jupiterrider/ffi"
 
+	"modeld/core/engine"
 	"modeld/core/transport"
 )
 
@@ -183,7 +184,7 @@ func (l *library) devices() []transport.DeviceInfo {
 		}
 		if info.Type == "cpu" {
 			// llama.cpp reports all of the machine's memory as free.
-			info.MemoryFree, info.MemoryFreeKnown = freeMemory()
+			info.MemoryFree, info.MemoryFreeKnown = engine.FreeMemory()
 		}
 		out = append(out, info)
 	}
