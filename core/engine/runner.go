@@ -58,8 +58,9 @@ type Runner interface {
 	// the text does not already start with it.
 	Tokenize(text string, addBOS bool) ([]Token, error)
 	// Detokenize returns the text of tokens; special tokens give nothing.
-	// Bytes of a character that the tokens leave incomplete may be cut or
-	// replaced at the end, so streaming callers decode a growing tail.
+	// Where the tokens end within a character, so does the text, or U+FFFD
+	// stands for what there is of it: streaming callers decode a growing
+	// tail, and must see that it is not whole.
 	Detokenize(tokens []Token) (string, error)
 
 	// Forward computes a batch of spans, at most one for a sequence and at

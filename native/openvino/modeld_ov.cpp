@@ -1,7 +1,8 @@
 // The shim between modeld-openvino (Go, by dlopen) and OpenVINO's C++ core:
 // a language model transformed to paged attention, whose KV blocks belong to
 // the caller, and its tokenizer. Every function that can fail returns 0 or
-// writes an error text and returns -1; no exception crosses the border.
+// writes an error text and returns -1, or -2 where the model can't be run this
+// way; no exception crosses the border.
 //
 // One model's mov_forward, mov_*_block and mov_close must not overlap;
 // mov_tokenize and mov_detokenize may run beside them.
@@ -11,9 +12,11 @@
 #include <cstring>
 #include <exception>
 #include <filesystem>
+#include <limits>
 #include <memory>
 #include <mutex>
 #include <set>
+#include <stdexcept>
 #include <sstream>
 #include <string>
 #include <vector>
@@ -22,13 +25,14 @@
 #include <openvino/op/constant.hpp>
 #include <openvino/op/gather.hpp>
 #include <openvino/op/matmul.hpp>
+#include <openvino/op/minimum.hpp>
 #include <openvino/pass/sdpa_to_paged_attention.hpp>
 
 #define MOV_API extern "C" __attribute__((visibility("default")))
 
 namespace {
 
-constexpr int32_t kABI = 1;
+constexpr int32_t kABI = 2;
 
 // A text model of the tokenizers' extension with its one request.
 struct TextModel {
@@ -65,6 +69,11 @@ void add_extension(const std::string& path) {
     added.insert(path);
 }
 
+// What this shim has no way to run.
+struct Unsupported : std::runtime_error {
+    using std::runtime_error::runtime_error;
+};
+
 void set_error(char* err, uint64_t cap, const char* text) {
     if (err == nullptr || cap == 0) return;
     std::strncpy(err, text, cap - 1);
@@ -76,6 +85,9 @@ int32_t guarded(char* err, uint64_t cap, F&& f) {
     try {
         f();
         return 0;
+    } catch (const Unsupported& e) {
+        set_error(err, cap, e.what());
+        return -2;
     } catch (const std::exception& e) {
         set_error(err, cap, e.what());
     } catch (...) {
@@ -112,8 +124,44 @@ bool gather_before_logits(const std::shared_ptr<ov::Model>& model) {
     return true;
 }
 
-void load_text_model(TextModel& t, const std::filesystem::path& path) {
-    t.request = core().compile_model(path.string(), "CPU").create_infer_request();
+void replace_limit(const std::shared_ptr<ov::Node>& node, size_t input) {
+    const auto limit = std::dynamic_pointer_cast<ov::op::v0::Constant>(node->get_input_node_shared_ptr(input));
+    if (!limit || limit->get_element_type() != ov::element::i32) return;
+    // The largest values overflow in the extension's arithmetic.
+    const auto none = ov::op::v0::Constant::create(ov::element::i32, limit->get_shape(), {std::numeric_limits<int32_t>::max() - 64});
+    node->input(input).replace_source_output(none);
+}
+
+// Tokenizers cut a long text silently, by a Truncate op or a Minimum of its
+// length and a limit. Who exceeds the context must be told instead.
+void remove_limit(const std::shared_ptr<ov::Model>& tokenizer) {
+    for (const auto& node : tokenizer->get_ordered_ops()) {
+        const std::string type = node->get_type_name();
+        if (type == "Truncate" && node->get_input_size() >= 3) replace_limit(node, node->get_input_size() - 3);
+        if (std::dynamic_pointer_cast<ov::op::v1::Minimum>(node)) {
+            replace_limit(node, 0);
+            replace_limit(node, 1);
+        }
+    }
+}
+
+// Detokenizers drop or replace what is no whole character. A stream must see
+// that more bytes of one are to come.
+void keep_bytes(const std::shared_ptr<ov::Model>& detokenizer) {
+    for (const auto& node : detokenizer->get_ordered_ops()) {
+        if (std::string(node->get_type_name()) != "UTF8Validate") continue;
+        for (size_t i = 0; i < node->get_output_size(); ++i) node->output(i).replace(node->input_value(i));
+    }
+}
+
+void load_text_models(Model& m, const std::filesystem::path& folder) {
+    const auto tokenizer = core().read_model((folder / "openvino_tokenizer.xml").string());
+    m.rt_info = tokenizer->get_rt_info();
+    remove_limit(tokenizer);
+    m.tokenizer.request = core().compile_model(tokenizer, "CPU").create_infer_request();
+    const auto detokenizer = core().read_model((folder / "openvino_detokenizer.xml").string());
+    keep_bytes(detokenizer);
+    m.detokenizer.request = core().compile_model(detokenizer, "CPU").create_infer_request();
 }
 
 void find_caches(Model& m) {
@@ -124,7 +172,7 @@ void find_caches(Model& m) {
         if (name.rfind("value_cache.", 0) == 0) m.value_names.push_back(name);
     }
     if (m.key_names.empty() || m.key_names.size() != m.value_names.size())
-        throw std::runtime_error("paged attention does not apply to this model: it has no KV cache inputs");
+        throw Unsupported("paged attention does not apply to this model: it has no KV cache inputs");
     for (const auto* names : {&m.key_names, &m.value_names}) {
         for (const auto& name : *names) {
             const auto port = m.compiled.input(name);
@@ -186,12 +234,8 @@ MOV_API int32_t mov_open(const char* dir, const char* device, const char* proper
         auto m = std::make_unique<Model>();
         add_extension(extension);
         const std::filesystem::path folder(dir);
-        auto tokenizer = core().read_model((folder / "openvino_tokenizer.xml").string());
-        m->rt_info = tokenizer->get_rt_info();
-        m->tokenizer.request = core().compile_model(tokenizer, "CPU").create_infer_request();
-        load_text_model(m->detokenizer, folder / "openvino_detokenizer.xml");
-
-        auto model = core().read_model((folder / "openvino_model.xml").string());
+        load_text_models(*m, folder);
+        const auto model = core().read_model((folder / "openvino_model.xml").string());
         ov::pass::SDPAToPagedAttention().run_on_model(model);
         m->gathers = gather_before_logits(model);
         m->compiled = core().compile_model(model, device, parse_properties(properties));
@@ -333,14 +377,26 @@ MOV_API int32_t mov_tokenize(void* model, const char* text, uint64_t length, int
     });
 }
 
-MOV_API int32_t mov_detokenize(void* model, const int64_t* ids, int64_t count, char* out, uint64_t out_cap, uint64_t* length, char* err, uint64_t err_cap) {
+// Detokenizes rows of columns tokens each. The bytes of all texts go to out, one
+// after the other, and where each ends to ends; a text may end within a
+// character. Where *length, their sum, is more than out_cap, none is written
+// and the caller comes again with more space.
+MOV_API int32_t mov_detokenize(void* model, const int64_t* ids, int64_t rows, int64_t columns, char* out, uint64_t out_cap, uint64_t* ends,
+                               uint64_t* length, char* err, uint64_t err_cap) {
     return guarded(err, err_cap, [&] {
         auto& t = static_cast<Model*>(model)->detokenizer;
         const std::lock_guard<std::mutex> lock(t.mutex);
-        t.request.set_input_tensor(0, ov::Tensor(ov::element::i64, {1, static_cast<size_t>(count)}, const_cast<int64_t*>(ids)));
+        const ov::Shape shape{static_cast<size_t>(rows), static_cast<size_t>(columns)};
+        t.request.set_input_tensor(0, ov::Tensor(ov::element::i64, shape, const_cast<int64_t*>(ids)));
         t.request.infer();
-        const auto& text = t.request.get_output_tensor(0).data<std::string>()[0];
-        *length = text.size();
-        if (*length <= out_cap) std::memcpy(out, text.data(), text.size());
+        const auto texts = t.request.get_output_tensor(0);
+        if (static_cast<int64_t>(texts.get_size()) != rows) throw std::runtime_error("the detokenizer gave another number of texts");
+        *length = 0;
+        for (int64_t i = 0; i < rows; ++i) ends[i] = *length += texts.data<const std::string>()[i].size();
+        if (*length > out_cap) return;
+        for (int64_t i = 0; i < rows; ++i) {
+            const auto& text = texts.data<const std::string>()[i];
+            out = std::copy(text.begin(), text.end(), out);
+        }
     });
 }

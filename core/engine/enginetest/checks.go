@@ -23,7 +23,17 @@ func checkVocabulary(s *suite) {
 		if err != nil || strings.TrimPrefix(back, " ") != strings.TrimPrefix(text, " ") {
 			s.Errorf("Detokenize(Tokenize(%q)) is %q, %v", text, back, err)
 		}
-		// Streaming decodes a growing tail: what is whole never changes.
+		// Streaming decodes a growing tail: a part of a character must show,
+		// and what is whole never changes.
+		first, err := s.r.Detokenize(tokens[:1])
+		if err != nil {
+			s.Fatalf("Detokenize: %v", err)
+		}
+		for n, t := range tokens[1:] {
+			if pair, err := s.r.Detokenize([]engine.Token{tokens[0], t}); err != nil || len(pair) <= len(first) {
+				s.Errorf("token %d of %q gives nothing: %q after %q, %v", n+1, text, pair, first, err)
+			}
+		}
 		for n := range tokens {
 			part, err := s.r.Detokenize(tokens[:n+1])
 			if err != nil {

@@ -2,7 +2,9 @@ package ovrunner
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -22,7 +24,10 @@ func New(s Settings) *Backend { return &Backend{settings: s.withDefaults()} }
 func (b *Backend) Type() string { return "openvino" }
 
 // Describe reads the model's folder and asks the runtime for its devices.
-func (b *Backend) Describe(_ context.Context, spec engine.ModelSpec) (transport.ModelInfo, error) {
+func (b *Backend) Describe(ctx context.Context, spec engine.ModelSpec) (transport.ModelInfo, error) {
+	if err := ctx.Err(); err != nil {
+		return transport.ModelInfo{}, err
+	}
 	f, err := readFacts(spec.Path)
 	if err != nil {
 		return transport.ModelInfo{}, err
@@ -45,6 +50,8 @@ func (b *Backend) describe(f *facts, lib *library, c transport.Config) (transpor
 	}
 	info.EffectiveContext, info.Clamped, info.Reason = effectiveContext(c.NumCtx, f.maxCtx)
 	info.PlannerEffectiveContext = transport.ResolvePlannerEffectiveContext(c.PlannerEffectiveContext, info.EffectiveContext, info)
+	info.FreeBytes, _ = engine.FreeMemory()
+	info.UsableBytes = info.FreeBytes
 	info.RuntimeSystemInfo = fmt.Sprintf("device %s, KV cache %s", b.settings.Device, b.kvPrecision(c))
 	engine.DescribeTemplate(f.template, &info)
 	devices, err := lib.deviceList()
@@ -77,8 +84,16 @@ func (b *Backend) kvPrecision(c transport.Config) string {
 	return b.settings.KVPrecision
 }
 
-// Load compiles the model and allocates its KV cache.
-func (b *Backend) Load(_ context.Context, spec engine.ModelSpec) (engine.Runner, error) {
+// Load compiles the model and allocates its KV cache. The runtime can't be
+// interrupted; ctx is looked at before.
+//
+// Errors: ErrModelNotFound; ErrBackendMismatch for a file; ErrModelLoadFailed;
+// ErrInsufficientMemory with the figures; ErrUnsupportedFeature for adapters,
+// KV types and models without paged attention.
+func (b *Backend) Load(ctx context.Context, spec engine.ModelSpec) (engine.Runner, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
 	if len(spec.Adapters) > 0 {
 		return nil, fmt.Errorf("openvino: %w: LoRA adapters; run the model without, or merged", transport.ErrUnsupportedFeature)
 	}
@@ -95,12 +110,25 @@ func (b *Backend) Load(_ context.Context, spec engine.ModelSpec) (engine.Runner,
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", transport.ErrModelLoadFailed, err)
 	}
-	r := &Runner{lib: lib, facts: f, pieces: map[engine.Token]string{}}
+	r := &Runner{lib: lib, facts: f}
 	if err := b.open(r, spec); err != nil {
 		_ = r.Close()
+		if errors.Is(err, transport.ErrInsufficientMemory) || errors.Is(err, transport.ErrUnsupportedFeature) {
+			return nil, fmt.Errorf("openvino: %s: %w", spec.Path, err)
+		}
 		return nil, fmt.Errorf("openvino: %w: %s: %w", transport.ErrModelLoadFailed, spec.Path, err)
 	}
 	return r, nil
+}
+
+// enough fails where a load would take more memory than there is: the kernel
+// would not refuse it but end the process later. Devices have their own.
+func (b *Backend) enough(what string, need int64, hint string) error {
+	free, known := engine.FreeMemory()
+	if !known || need <= free || b.settings.Device != "CPU" {
+		return nil
+	}
+	return fmt.Errorf("%w: %s take %d MiB and %d MiB are free; %s", transport.ErrInsufficientMemory, what, need>>20, free>>20, hint)
 }
 
 func (b *Backend) properties(c transport.Config) string {
@@ -123,6 +151,9 @@ func (b *Backend) properties(c transport.Config) string {
 
 // open fills r in. What it made by the time of an error, r.Close frees.
 func (b *Backend) open(r *Runner, spec engine.ModelSpec) error {
+	if err := b.enough("the weights", r.facts.weights, "use a smaller model"); err != nil {
+		return err
+	}
 	if err := call(func(e *byte, n uint64) int32 {
 		return r.lib.open(r.facts.dir, b.settings.Device, b.properties(spec.Config), r.lib.extension, &r.model, e, n)
 	}); err != nil {
@@ -146,12 +177,16 @@ func (b *Backend) open(r *Runner, spec engine.ModelSpec) error {
 	}
 	// A partial block and one that is being copied, for every sequence.
 	blocks := (tokens+r.blockTokens-1)/r.blockTokens + 2*b.settings.MaxSeqs
+	kvBytes := int64(blocks) * int64(r.blockBytes)
+	if err := b.enough(fmt.Sprintf("%d tokens of KV cache", tokens), kvBytes, "lower NumCtx or kv_tokens, or use a smaller kv_precision"); err != nil {
+		return err
+	}
 	if err := call(func(e *byte, n uint64) int32 { return r.lib.alloc(r.model, int64(blocks), e, n) }); err != nil {
-		return fmt.Errorf("%w: %d MiB of KV cache: %w", transport.ErrInsufficientMemory, blocks*r.blockBytes>>20, err)
+		return fmt.Errorf("%w: %d MiB of KV cache: %w", transport.ErrInsufficientMemory, kvBytes>>20, err)
 	}
 	r.tables = newBlockTables(blocks, r.blockTokens, b.settings.MaxSeqs)
 	info.KVBytesPerToken = int64(r.blockBytes / r.blockTokens)
-	info.RequiredBytes = info.WeightsBytes + int64(blocks)*int64(r.blockBytes)
+	info.RequiredBytes = info.WeightsBytes + kvBytes
 	return r.learn(spec, info, tokens, b.settings)
 }
 
@@ -164,26 +199,42 @@ func (r *Runner) learn(spec engine.ModelSpec, info transport.ModelInfo, kvTokens
 	r.info = engine.Info{
 		VocabSize: r.vocab, NumCtx: info.EffectiveContext, KVTokens: kvTokens,
 		MaxSeqs: s.MaxSeqs, MaxBatch: max(batch, s.MaxSeqs),
-		Caps:   engine.Caps{Truncate: true, Share: true, Save: true},
-		Model:  info,
-		Digest: r.facts.digest,
-		EOG:    r.facts.eos,
+		Caps:     engine.Caps{Truncate: true, Share: true, Save: true},
+		Model:    info,
+		Digest:   r.facts.digest,
+		Sampling: r.facts.sampling,
 	}
 	if spec.Digest != "" {
 		r.info.Digest = spec.Digest
 	}
+	r.info.BOSText, r.info.EOSText = r.facts.bosText, r.facts.eosText
 	var err error
 	if r.info.ChatTemplate, err = r.fact("chat_template"); err != nil {
 		return err
 	}
-	r.info.BOSText, r.info.EOSText = r.facts.bosText, r.facts.eosText
+	if err := r.learnTokens(); err != nil {
+		return err
+	}
+	r.info.AddBOS = r.ownBOS && !spec.Config.DisableBOS
+	return r.learnPieces()
+}
+
+// learnTokens finds out which tokens begin and end texts.
+func (r *Runner) learnTokens() error {
 	eos, err := r.tokenFact("eos_token_id")
 	if err != nil {
 		return err
 	}
-	if eos >= 0 && len(r.info.EOG) == 0 {
-		r.info.EOG = []engine.Token{eos}
+	ends := r.facts.eos
+	if eos >= 0 && !slices.Contains(ends, eos) {
+		ends = append(ends, eos)
 	}
+	for _, t := range ends {
+		if t < 0 || int(t) >= r.vocab {
+			return fmt.Errorf("generation_config.json ends generations with token %d, the vocabulary has %d", t, r.vocab)
+		}
+	}
+	r.info.EOG = ends
 	if r.bos, err = r.tokenFact("bos_token_id"); err != nil {
 		return err
 	}
@@ -191,8 +242,18 @@ func (r *Runner) learn(spec engine.ModelSpec, info transport.ModelInfo, kvTokens
 	if err != nil {
 		return err
 	}
-	r.info.AddBOS = r.bos >= 0 && len(probe) > 0 && probe[0] == r.bos
+	r.ownBOS = r.bos >= 0 && len(probe) > 0 && probe[0] == r.bos
 	return nil
+}
+
+// learnPieces makes the table of the vocabulary's texts.
+func (r *Runner) learnPieces() error {
+	anchor, err := r.Tokenize("a", false)
+	if err != nil || len(anchor) == 0 {
+		return err
+	}
+	r.pieces, err = learnPieces(r.detokenize, r.vocab, anchor[len(anchor)-1])
+	return err
 }
 
 func (r *Runner) fact(key string) (string, error) {

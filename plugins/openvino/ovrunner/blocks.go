@@ -1,13 +1,14 @@
 package ovrunner
 
 import (
-	"errors"
 	"fmt"
 	"slices"
+
+	"modeld/core/transport"
 )
 
 // errNoBlocks: every KV block is in use.
-var errNoBlocks = errors.New("openvino: no KV block is free")
+var errNoBlocks = fmt.Errorf("openvino: %w: no KV block is free", transport.ErrInsufficientMemory)
 
 // blockTables keeps which blocks hold which sequence's positions. Blocks are
 // counted: sequences that share a prefix share its blocks, and who writes into

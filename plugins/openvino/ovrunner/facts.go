@@ -14,6 +14,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"modeld/core/engine"
 	"modeld/core/transport"
 )
 
@@ -22,7 +23,8 @@ type facts struct {
 	dir      string
 	weights  int64
 	maxCtx   int // 0: unknown
-	eos      []int32
+	eos      []engine.Token
+	sampling engine.SamplingDefaults
 	bosText  string // "" where no file says
 	eosText  string
 	template string
@@ -82,10 +84,17 @@ func (f *facts) readConfigs() {
 		f.bosText, f.eosText = specialText(tokenizer.BOS), specialText(tokenizer.EOS)
 	}
 	var generation struct {
-		EOS any `json:"eos_token_id"`
+		EOS         any      `json:"eos_token_id"`
+		Sample      bool     `json:"do_sample"`
+		Temperature *float64 `json:"temperature"`
+		TopP        *float64 `json:"top_p"`
+		TopK        int      `json:"top_k"`
 	}
 	if readJSON(filepath.Join(f.dir, "generation_config.json"), &generation) != nil {
 		return
+	}
+	if generation.Sample {
+		f.sampling = engine.SamplingDefaults{Temperature: generation.Temperature, TopP: generation.TopP, TopK: generation.TopK}
 	}
 	ids, ok := generation.EOS.([]any)
 	if !ok {
@@ -93,7 +102,7 @@ func (f *facts) readConfigs() {
 	}
 	for _, id := range ids {
 		if n, ok := id.(float64); ok {
-			f.eos = append(f.eos, int32(n))
+			f.eos = append(f.eos, engine.Token(n))
 		}
 	}
 }

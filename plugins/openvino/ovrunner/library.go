@@ -11,11 +11,13 @@ import (
 	"unsafe"
 
 	"github.com/ebitengine/purego"
+
+	"modeld/core/transport"
 )
 
 // The versions that this package is built for.
 const (
-	shimABI        = 1
+	shimABI        = 2
 	runtimeVersion = "2026.4.1"
 )
 
@@ -43,7 +45,7 @@ type library struct {
 	copyBlock  func(model unsafe.Pointer, from, to int64, err *byte, errCap uint64) int32
 	moveBlock  func(model unsafe.Pointer, block int64, data *byte, write int32, err *byte, errCap uint64) int32
 	tokenize   func(model unsafe.Pointer, text *byte, length uint64, out *int64, outCap int64, count *int64, err *byte, errCap uint64) int32
-	detokenize func(model unsafe.Pointer, ids *int64, count int64, out *byte, outCap uint64, length *uint64, err *byte, errCap uint64) int32
+	detokenize func(model unsafe.Pointer, ids *int64, rows, columns int64, out *byte, outCap uint64, ends, length *uint64, err *byte, errCap uint64) int32
 }
 
 var (
@@ -89,13 +91,26 @@ func openLibrary(dir string) (*library, error) {
 	return l, nil
 }
 
+// shimUnsupported is what a function of the shim returns for a model that it
+// has no way to run.
+const shimUnsupported = -2
+
+// errorBuffers keeps the buffers of call, which are many.
+var errorBuffers = sync.Pool{New: func() any { return new([errorBytes]byte) }}
+
 // call runs a function of the shim and makes an error of what it says.
 func call(f func(err *byte, errCap uint64) int32) error {
-	var buf [errorBytes]byte
-	if f(&buf[0], errorBytes) == 0 {
+	buf := errorBuffers.Get().(*[errorBytes]byte)
+	defer errorBuffers.Put(buf)
+	code := f(&buf[0], errorBytes)
+	if code == 0 {
 		return nil
 	}
-	return errors.New(strings.Join(strings.Fields(cText(buf[:])), " "))
+	text := strings.Join(strings.Fields(cText(buf[:])), " ")
+	if code == shimUnsupported {
+		return fmt.Errorf("%w: %s", transport.ErrUnsupportedFeature, text)
+	}
+	return errors.New(text)
 }
 
 // cText is the text before the first NUL.

@@ -3,7 +3,6 @@ package ovrunner
 import (
 	"context"
 	"fmt"
-	"sync"
 	"unsafe"
 
 	"modeld/core/engine"
@@ -22,11 +21,10 @@ type Runner struct {
 	blockBytes  int // of a block, over all layers
 	precision   string
 	bos         engine.Token // -1: none
+	ownBOS      bool         // the tokenizer puts one before every text
+	pieces      *pieces      // nil where only the detokenizer knows
 	tables      *blockTables
 	batch       batch
-
-	mu     sync.Mutex
-	pieces map[engine.Token]string // texts of single tokens
 }
 
 // batch holds what a forward pass is given; its memory is used again.

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -119,6 +120,70 @@ func TestText(t *testing.T) {
 	}
 	if !strings.Contains(r.Info().ChatTemplate, "<|im_start|>") {
 		t.Errorf("the chat template is %q", r.Info().ChatTemplate)
+	}
+}
+
+// The tokenizer of a model cuts a long text silently by itself; here it must
+// come whole, so that the engine can say that it is too long.
+func TestLongTextIsNotCut(t *testing.T) {
+	r := load(t, ovrunner.Settings{}, transport.Config{NumCtx: 256})
+	text := strings.Repeat("Once upon a time there was a small house by the sea. ", 3000)
+	tokens, err := r.Tokenize(text, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := r.Detokenize(tokens); err != nil || got != text {
+		t.Errorf("%d bytes came back as %d from %d tokens, %v", len(text), len(got), len(tokens), err)
+	}
+}
+
+// The tokenizer makes special tokens of bytes that are not UTF-8.
+func TestBytesThatAreNoText(t *testing.T) {
+	r := load(t, ovrunner.Settings{}, transport.Config{NumCtx: 256})
+	tokens, err := r.Tokenize("\xff\xfe bad", false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := r.Detokenize(tokens); err != nil || got != "\uFFFD bad" {
+		t.Errorf("%v is %q, %v; want the replacement character", tokens, got, err)
+	}
+}
+
+// What files beside the model say of it counts, and is checked.
+func TestGenerationConfig(t *testing.T) {
+	dir := copyModel(t)
+	write := func(name, text string) {
+		t.Helper()
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("config.json", `{"max_position_embeddings": 300}`)
+	write("tokenizer_config.json", `{"bos_token": "<|im_start|>", "eos_token": {"content": "<|im_end|>"}}`)
+	write("generation_config.json", `{"eos_token_id": [0, 7], "do_sample": true, "temperature": 0.6, "top_k": 20}`)
+	backend := ovrunner.New(ovrunner.Settings{LibDir: libDir})
+	r, err := backend.Load(t.Context(), engine.ModelSpec{Path: dir, Config: transport.Config{NumCtx: 1000}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	info := r.Info()
+	if !slices.Equal(info.EOG, []engine.Token{0, 7, 2}) || info.NumCtx != 300 || !info.Model.Clamped ||
+		info.BOSText != "<|im_start|>" || info.EOSText != "<|im_end|>" ||
+		info.Sampling.Temperature == nil || *info.Sampling.Temperature != 0.6 || info.Sampling.TopK != 20 || info.Sampling.TopP != nil {
+		t.Errorf("%+v", info)
+	}
+	write("generation_config.json", `{"eos_token_id": 49152}`)
+	if _, err := backend.Load(t.Context(), engine.ModelSpec{Path: dir}); !errors.Is(err, transport.ErrModelLoadFailed) || !strings.Contains(err.Error(), "49152") {
+		t.Errorf("an end that is no token: %v", err)
+	}
+}
+
+func TestMoreMemoryThanThereIs(t *testing.T) {
+	_, err := ovrunner.New(ovrunner.Settings{LibDir: libDir}).Load(t.Context(),
+		engine.ModelSpec{Path: modelDir(t), Config: transport.Config{NumCtx: 1 << 30}})
+	if !errors.Is(err, transport.ErrInsufficientMemory) || errors.Is(err, transport.ErrModelLoadFailed) || !strings.Contains(err.Error(), "NumCtx") {
+		t.Errorf("%v, want ErrInsufficientMemory that says what to lower", err)
 	}
 }
 

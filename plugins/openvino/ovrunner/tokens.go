@@ -7,26 +7,18 @@ import (
 	"modeld/core/engine"
 )
 
-// maxPieces bounds the texts of single tokens that are kept.
-const maxPieces = 1 << 16
-
-// Tokenize splits text with the model's own tokenizer.
+// Tokenize splits text with the model's own tokenizer. Bytes that are not UTF-8
+// count as U+FFFD: the tokenizer would make special tokens of them.
 func (r *Runner) Tokenize(text string, addBOS bool) ([]engine.Token, error) {
-	tokens, err := r.tokens(text)
+	tokens, err := r.tokens(strings.ToValidUTF8(text, "\uFFFD"))
 	if err != nil {
 		return nil, err
 	}
-	has := len(tokens) > 0 && tokens[0] == r.bos
-	switch {
-	case r.bos < 0:
-	case r.info.AddBOS && !addBOS && has:
-		// The tokenizer puts it there by itself. Text that begins with it
-		// gives it twice.
-		return tokens[1:], nil
-	case r.info.AddBOS && addBOS && len(tokens) > 1 && tokens[1] == r.bos:
-		return tokens[1:], nil
-	case !r.info.AddBOS && addBOS && !has:
-		return append([]engine.Token{r.bos}, tokens...), nil
+	if r.ownBOS && len(tokens) > 0 && tokens[0] == r.bos {
+		tokens = tokens[1:] // the tokenizer puts one before every text
+	}
+	if addBOS && r.bos >= 0 && (len(tokens) == 0 || tokens[0] != r.bos) {
+		tokens = append([]engine.Token{r.bos}, tokens...)
 	}
 	return tokens, nil
 }
@@ -57,50 +49,53 @@ func (r *Runner) tokens(text string) ([]engine.Token, error) {
 	}
 }
 
-// Detokenize returns the text of tokens; the model's detokenizer drops special
-// ones and puts U+FFFD for the bytes of an incomplete character.
+// Detokenize returns the text of tokens without special ones. It ends within a
+// character where the tokens do.
 func (r *Runner) Detokenize(tokens []engine.Token) (string, error) {
-	if len(tokens) == 0 {
-		return "", nil
-	}
-	if len(tokens) == 1 {
-		r.mu.Lock()
-		text, ok := r.pieces[tokens[0]]
-		r.mu.Unlock()
-		if ok {
-			return text, nil
-		}
-	}
-	text, err := r.detokenize(tokens)
-	if err == nil && len(tokens) == 1 {
-		r.mu.Lock()
-		if len(r.pieces) < maxPieces {
-			r.pieces[tokens[0]] = strings.Clone(text)
-		}
-		r.mu.Unlock()
-	}
-	return text, err
-}
-
-func (r *Runner) detokenize(tokens []engine.Token) (string, error) {
-	ids := make([]int64, len(tokens))
-	for i, t := range tokens {
+	for _, t := range tokens {
 		if t < 0 || int(t) >= r.vocab {
 			return "", fmt.Errorf("openvino: token %d is not within the vocabulary of %d", t, r.vocab)
 		}
+	}
+	switch {
+	case len(tokens) == 0:
+		return "", nil
+	case r.pieces != nil:
+		return r.pieces.join(tokens), nil
+	}
+	texts, err := r.detokenize(tokens, len(tokens))
+	if err != nil {
+		return "", err
+	}
+	return texts[0], nil
+}
+
+// detokenize asks the model's detokenizer for the texts of rows of so many
+// columns each.
+func (r *Runner) detokenize(tokens []engine.Token, columns int) ([]string, error) {
+	ids := make([]int64, len(tokens))
+	for i, t := range tokens {
 		ids[i] = int64(t)
 	}
+	rows := len(tokens) / columns
+	ends := make([]uint64, rows)
 	out := make([]byte, 16*len(tokens)+64)
 	for {
 		var n uint64
 		if err := call(func(e *byte, c uint64) int32 {
-			return r.lib.detokenize(r.model, &ids[0], int64(len(ids)), &out[0], uint64(len(out)), &n, e, c)
+			return r.lib.detokenize(r.model, &ids[0], int64(rows), int64(columns), &out[0], uint64(len(out)), &ends[0], &n, e, c)
 		}); err != nil {
-			return "", fmt.Errorf("openvino: detokenize %d tokens: %w", len(tokens), err)
+			return nil, fmt.Errorf("openvino: detokenize %d tokens: %w", len(tokens), err)
 		}
-		if n <= uint64(len(out)) {
-			return string(out[:n]), nil
+		if n > uint64(len(out)) {
+			out = make([]byte, n)
+			continue
 		}
-		out = make([]byte, n)
+		all := string(out[:n])
+		texts, at := make([]string, rows), uint64(0)
+		for i, end := range ends {
+			texts[i], at = all[at:end], end
+		}
+		return texts, nil
 	}
 }
