@@ -71,6 +71,10 @@ bench: build ## measure against the bare runtime; writes bench/results.json
 fuzz: ## run every fuzz target for FUZZTIME (default 20s)
 	@scripts/fuzz.sh $(or $(FUZZTIME),20s)
 
+.PHONY: sanitize
+sanitize: deps ## run the OpenVINO shim's tests under AddressSanitizer and UBSan (minutes)
+	@native/openvino/sanitize.sh
+
 .PHONY: lint
 lint: $(GOLANGCI) ## run the linters of .golangci.yml
 	$(GOLANGCI) run ./...

@@ -180,9 +180,8 @@ func TestGenerationConfig(t *testing.T) {
 }
 
 func TestMoreMemoryThanThereIs(t *testing.T) {
-	_, err := ovrunner.New(ovrunner.Settings{LibDir: libDir}).Load(t.Context(),
-		engine.ModelSpec{Path: modelDir(t), Config: transport.Config{NumCtx: 1 << 30}})
-	if !errors.Is(err, transport.ErrInsufficientMemory) || errors.Is(err, transport.ErrModelLoadFailed) || !strings.Contains(err.Error(), "NumCtx") {
+	_, err := ovrunner.New(ovrunner.Settings{LibDir: libDir, KVTokens: 1 << 30}).Load(t.Context(), engine.ModelSpec{Path: modelDir(t)})
+	if !errors.Is(err, transport.ErrInsufficientMemory) || errors.Is(err, transport.ErrModelLoadFailed) || !strings.Contains(err.Error(), "kv_tokens") {
 		t.Errorf("%v, want ErrInsufficientMemory that says what to lower", err)
 	}
 }
