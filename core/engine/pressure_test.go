@@ -43,7 +43,11 @@ func TestMoreSessionsThanSequences(t *testing.T) {
 // TestPreemption lets generations together outgrow the KV: younger ones are put
 // back and must still end with the right text.
 func TestPreemption(t *testing.T) {
-	svc, _ := newService(t, enginetest.Options{NumCtx: 100, KVTokens: 160, NoEnd: true}, engine.Options{})
+	// All four must run at once: a generation that has ended needs no room, and
+	// one whose reader lags is evicted, not preempted.
+	slow := func(context.Context, []engine.Span) error { time.Sleep(200 * time.Microsecond); return nil }
+	svc, _ := newService(t, enginetest.Options{NumCtx: 100, KVTokens: 160, NoEnd: true, BeforeForward: slow},
+		engine.Options{StreamInterval: -1, StreamBuffer: 1000})
 	var wg sync.WaitGroup
 	for i := range 4 {
 		sess := open(t, svc)
