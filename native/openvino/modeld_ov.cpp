@@ -164,6 +164,14 @@ void load_text_models(Model& m, const std::filesystem::path& folder) {
     m.detokenizer.request = core().compile_model(detokenizer, "CPU").create_infer_request();
 }
 
+// The KV blocks are in this process's memory, and only the CPU writes there in
+// place: another device would keep what it computes in a copy of its own.
+void require_cpu(const ov::CompiledModel& compiled) {
+    std::string devices;
+    for (const auto& d : compiled.get_property(ov::execution_devices)) devices += (devices.empty() ? "" : ", ") + d;
+    if (devices != "CPU") throw Unsupported("the model would run on " + devices + ", and KV blocks are in host memory; set the device CPU");
+}
+
 void find_caches(Model& m) {
     for (const auto& input : m.compiled.inputs()) {
         const auto name = input.get_any_name();
@@ -239,6 +247,7 @@ MOV_API int32_t mov_open(const char* dir, const char* device, const char* proper
         ov::pass::SDPAToPagedAttention().run_on_model(model);
         m->gathers = gather_before_logits(model);
         m->compiled = core().compile_model(model, device, parse_properties(properties));
+        require_cpu(m->compiled);
         m->request = m->compiled.create_infer_request();
         find_caches(*m);
         const auto logits = m->compiled.output(0).get_partial_shape();

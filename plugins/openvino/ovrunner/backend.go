@@ -97,10 +97,8 @@ func (b *Backend) Load(ctx context.Context, spec engine.ModelSpec) (engine.Runne
 	if len(spec.Adapters) > 0 {
 		return nil, fmt.Errorf("openvino: %w: LoRA adapters; run the model without, or merged", transport.ErrUnsupportedFeature)
 	}
-	switch p := b.kvPrecision(spec.Config); p {
-	case "f16", "f32", "bf16", "u8":
-	default:
-		return nil, fmt.Errorf("openvino: %w: a KV cache of %q; use f16, bf16, f32 or u8", transport.ErrUnsupportedFeature, p)
+	if err := b.supported(spec.Config); err != nil {
+		return nil, fmt.Errorf("openvino: %w: %w", transport.ErrUnsupportedFeature, err)
 	}
 	f, err := readFacts(spec.Path)
 	if err != nil {
@@ -121,11 +119,30 @@ func (b *Backend) Load(ctx context.Context, spec engine.ModelSpec) (engine.Runne
 	return r, nil
 }
 
+// supported says what of the device and the precisions can't be.
+func (b *Backend) supported(c transport.Config) error {
+	for _, other := range []string{"GPU", "NPU"} {
+		if strings.Contains(b.settings.Device, other) {
+			return fmt.Errorf("device %s: KV blocks are in host memory; use the device CPU", b.settings.Device)
+		}
+	}
+	kv, inference := b.kvPrecision(c), b.settings.InferencePrecision
+	switch kv {
+	case "f16", "f32", "bf16", "u8":
+	default:
+		return fmt.Errorf("a KV cache of %q; use f16, bf16, f32 or u8", kv)
+	}
+	if kv == "f32" && inference != "" && inference != "f32" || kv == "bf16" && inference == "f32" {
+		return fmt.Errorf("a KV cache of %s beside computing in %s; use f16", kv, inference)
+	}
+	return nil
+}
+
 // enough fails where a load would take more memory than there is: the kernel
-// would not refuse it but end the process later. Devices have their own.
+// would not refuse it but end the process later.
 func (b *Backend) enough(what string, need int64, hint string) error {
 	free, known := engine.FreeMemory()
-	if !known || need <= free || b.settings.Device != "CPU" {
+	if !known || need <= free {
 		return nil
 	}
 	return fmt.Errorf("%w: %s take %d MiB and %d MiB are free; %s", transport.ErrInsufficientMemory, what, need>>20, free>>20, hint)
@@ -136,12 +153,16 @@ func (b *Backend) properties(c transport.Config) string {
 	if c.NumThreads > 0 {
 		threads = c.NumThreads
 	}
-	props := []string{"PERFORMANCE_HINT=LATENCY", "KV_CACHE_PRECISION=" + b.kvPrecision(c)}
+	kv, inference := b.kvPrecision(c), b.settings.InferencePrecision
+	if kv == "f32" {
+		inference = "f32" // the CPU's attention takes no other beside it
+	}
+	props := []string{"PERFORMANCE_HINT=LATENCY", "KV_CACHE_PRECISION=" + kv}
 	if b.settings.Device == "CPU" {
 		props = append(props, "INFERENCE_NUM_THREADS="+strconv.Itoa(threads))
 	}
-	if p := b.settings.InferencePrecision; p != "" {
-		props = append(props, "INFERENCE_PRECISION_HINT="+p)
+	if inference != "" {
+		props = append(props, "INFERENCE_PRECISION_HINT="+inference)
 	}
 	if dir := b.settings.CacheDir; dir != "" {
 		props = append(props, "CACHE_DIR="+dir)

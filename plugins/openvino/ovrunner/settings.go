@@ -22,14 +22,17 @@ type Settings struct {
 	// LibDir holds the shim libmodeld_ov.so and libopenvino_tokenizers.so.
 	// Default: ../lib/openvino, seen from the executable's folder.
 	LibDir string `json:"lib_dir"`
-	// Device is OpenVINO's name of a device: CPU, GPU, NPU, AUTO. Default: CPU.
+	// Device is OpenVINO's name of a device: CPU, or AUTO where that chooses
+	// the CPU. KV blocks are in host memory, so that models on a GPU or an NPU
+	// are refused with ErrUnsupportedFeature. Default: CPU.
 	Device string `json:"device"`
 	// KVPrecision is the KV cache's element type: f16, f32, bf16 or u8. With
 	// u8 a prefix that is cut within a block keeps parameters of quantisation
-	// that were made with the dropped tokens. Default: f16.
+	// that were made with the dropped tokens. f32 is computed with in f32, and
+	// bf16 needs a CPU that computes in it. Default: f16.
 	KVPrecision string `json:"kv_precision"`
 	// InferencePrecision is the type computed in, such as f32 or bf16.
-	// Default: the device's.
+	// Default: f32 for a KV cache of f32, otherwise the device's.
 	InferencePrecision string `json:"inference_precision"`
 	// Threads is the number of compute threads. Default: the cores that this
 	// process may use.
