@@ -13,7 +13,8 @@ GO_FLAGS := -trimpath -ldflags "-s -w -X main.version=$(VERSION)"
 PLUGINS  := llama none
 SETS     := llama model
 
-# OpenVINO's packages are for x86-64.
+# On ARM modeld-openvino runs only on CPUs with SVE, and was tried in emulation
+# alone: scripts/deps.sh openvino openvino-tokenizers has the parts for it.
 ifeq ($(shell uname -m),x86_64)
 PLUGINS  += openvino
 SETS     += openvino openvino-tokenizers openvino-model

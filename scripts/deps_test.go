@@ -77,6 +77,19 @@ func TestDepsFailures(t *testing.T) {
 	}
 }
 
+func TestDepsWithoutASetMeansWhatThereIsForThisMachine(t *testing.T) {
+	arm := map[string]string{"uname": `[ "$1" = -m ] && echo aarch64 || echo Linux`}
+	code, out, cache := deps(t, arm, []string{"awk", "cat"}, "--print-dir")
+	var names []string
+	for path := range strings.Lines(out) {
+		names = append(names, strings.TrimSpace(strings.TrimPrefix(path, filepath.Join(cache, "parts")+"/")))
+	}
+	want := "llama-linux-arm64-3.22.1 smollm2-135m-0.1.2 openvino-arm64-2026.4.1 openvino-tokenizers-arm64-2026.4.1.0"
+	if got := strings.Join(names, " "); code != 0 || got != want {
+		t.Errorf("exit code %d, parts %q, want %q", code, got, want)
+	}
+}
+
 func TestDepsPrintDirNeedsNoNetwork(t *testing.T) {
 	code, out, cache := deps(t, nil, []string{"awk", "cat", "uname"}, "--print-dir", "model")
 	want := filepath.Join(cache, "parts", "smollm2-135m-0.1.2") + "\n"

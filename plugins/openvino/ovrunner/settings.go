@@ -13,7 +13,6 @@ const (
 	DefaultMaxSeqs     = 16
 	DefaultBatchTokens = 512
 	DefaultContext     = 8192
-	DefaultKVPrecision = "f16"
 )
 
 // Settings are the backend's own settings, the same for every model. Zero
@@ -29,7 +28,8 @@ type Settings struct {
 	// KVPrecision is the KV cache's element type: f16, f32, bf16 or u8. With
 	// u8 a prefix that is cut within a block keeps parameters of quantisation
 	// that were made with the dropped tokens. f32 is computed with in f32, and
-	// bf16 needs a CPU that computes in it. Default: f16.
+	// bf16 needs a CPU that computes in it. Default: f16, on
+	// ARM f32, where there are only f32 and u8, and those on CPUs with SVE.
 	KVPrecision string `json:"kv_precision"`
 	// InferencePrecision is the type computed in, such as f32 or bf16.
 	// Default: f32 for a KV cache of f32, otherwise the device's.
@@ -79,7 +79,10 @@ func (s Settings) withDefaults() Settings {
 		s.Device = "CPU"
 	}
 	if s.KVPrecision == "" {
-		s.KVPrecision = DefaultKVPrecision
+		s.KVPrecision = "f16"
+		if runtime.GOARCH == "arm64" {
+			s.KVPrecision = "f32"
+		}
 	}
 	if s.Threads == 0 {
 		s.Threads = runtime.GOMAXPROCS(0)
