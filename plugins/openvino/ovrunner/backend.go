@@ -135,6 +135,9 @@ func (b *Backend) supported(c transport.Config) error {
 	if kv == "f32" && inference != "" && inference != "f32" || kv == "bf16" && inference == "f32" {
 		return fmt.Errorf("a KV cache of %s beside computing in %s; use f16", kv, inference)
 	}
+	if b.settings.Exact && kv != "f32" {
+		return fmt.Errorf("a KV cache of %s where exact is set; use f32", kv)
+	}
 	return nil
 }
 
@@ -160,6 +163,9 @@ func (b *Backend) properties(c transport.Config) string {
 	props := []string{"PERFORMANCE_HINT=LATENCY", "KV_CACHE_PRECISION=" + kv}
 	if b.settings.Device == "CPU" {
 		props = append(props, "INFERENCE_NUM_THREADS="+strconv.Itoa(threads))
+	}
+	if b.settings.Exact {
+		props = append(props, "DYNAMIC_QUANTIZATION_GROUP_SIZE=0")
 	}
 	if inference != "" {
 		props = append(props, "INFERENCE_PRECISION_HINT="+inference)

@@ -35,6 +35,14 @@ func TestKVPrecisions(t *testing.T) {
 	}
 }
 
+// Where nothing rounds by a batch's shape, nothing may differ: no near tie
+// excuses the block tables here.
+func TestRunnerKeepsTheWaistExactly(t *testing.T) {
+	enginetest.RunRunner(t, func(t *testing.T) engine.Runner {
+		return load(t, ovrunner.Settings{Exact: true}, transport.Config{NumCtx: 1024})
+	})
+}
+
 func TestWhatIsNotSupported(t *testing.T) {
 	tests := []struct {
 		name     string
@@ -45,6 +53,7 @@ func TestWhatIsNotSupported(t *testing.T) {
 		{"a GPU", ovrunner.Settings{Device: "GPU.1"}, transport.Config{}, "GPU.1"},
 		{"an NPU", ovrunner.Settings{Device: "AUTO:NPU,CPU"}, transport.Config{}, "AUTO:NPU,CPU"},
 		{"a KV type of another runtime", ovrunner.Settings{}, transport.Config{KVCacheType: "q8_0"}, "q8_0"},
+		{"exact beside f16", ovrunner.Settings{Exact: true, KVPrecision: "f16"}, transport.Config{}, "exact"},
 		{"f32 beside bf16", ovrunner.Settings{KVPrecision: "f32", InferencePrecision: "bf16"}, transport.Config{}, "f32 beside computing in bf16"},
 		{"bf16 beside f32", ovrunner.Settings{InferencePrecision: "f32"}, transport.Config{KVCacheType: "bf16"}, "bf16 beside computing in f32"},
 	}

@@ -34,6 +34,12 @@ type Settings struct {
 	// InferencePrecision is the type computed in, such as f32 or bf16.
 	// Default: f32 for a KV cache of f32, otherwise the device's.
 	InferencePrecision string `json:"inference_precision"`
+	// Exact computes in f32 and quantises no activations, on a KV cache of f32:
+	// a context goes on with the same tokens, whether it was computed alone,
+	// in a batch, in pieces or after a cut. Otherwise the CPU's kernels round
+	// by a batch's shape, and logits differ by up to about 1. It takes up to
+	// twice the time. Default: false.
+	Exact bool `json:"exact"`
 	// Threads is the number of compute threads. Default: the cores that this
 	// process may use.
 	Threads int `json:"threads"`
@@ -80,7 +86,7 @@ func (s Settings) withDefaults() Settings {
 	}
 	if s.KVPrecision == "" {
 		s.KVPrecision = "f16"
-		if runtime.GOARCH == "arm64" {
+		if s.Exact || runtime.GOARCH == "arm64" {
 			s.KVPrecision = "f32"
 		}
 	}
